@@ -1,0 +1,148 @@
+//! An opened image: an immutable view of its documents and blobs.
+
+use std::sync::Arc;
+
+use crate::{Blob, ChainId, Compression, DiffId, Digest, ImageConfig};
+
+/// What a document is to the image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DocumentKind {
+    /// A manifest of one platform's image: it can be run and is tested.
+    Image,
+    /// An image index (or Docker manifest list).
+    Index,
+    /// Anything else an index lists: BuildKit's attestations (`unknown/unknown`), artifacts. Kept, pushed, never run.
+    Attached,
+}
+
+/// A manifest or index with the exact bytes that its digest names.
+#[derive(Clone, Debug)]
+pub struct Document {
+    /// Digest of `bytes`.
+    pub digest: Digest,
+    /// Media type to push it with.
+    pub media_type: String,
+    /// The bytes, never encoded again.
+    pub bytes: Arc<[u8]>,
+    /// What it is.
+    pub kind: DocumentKind,
+    /// `os/architecture[/variant]` that the parent index gives it, or its config.
+    pub platform: Option<String>,
+    /// Digests of the blobs (manifest) or documents (index) that it names.
+    pub children: Vec<Digest>,
+}
+
+/// One layer of a [`PlatformImage`].
+#[derive(Clone, Debug)]
+pub struct Layer {
+    /// The layer as stored and pushed.
+    pub blob: Blob,
+    /// Digest of its uncompressed bytes.
+    pub diff_id: DiffId,
+    /// How it is compressed, by its first bytes.
+    pub compression: Compression,
+}
+
+/// One platform's image: what is run.
+#[derive(Clone, Debug)]
+pub struct PlatformImage {
+    /// Digest of its manifest.
+    pub manifest: Digest,
+    /// `os/architecture[/variant]`.
+    pub platform: String,
+    /// Digest of its config.
+    pub config_digest: Digest,
+    /// The config.
+    pub config: ImageConfig,
+    /// The layers, lowest first.
+    pub layers: Vec<Layer>,
+}
+
+impl PlatformImage {
+    /// The ChainID of each layer, lowest first.
+    pub fn chain_ids(&self) -> Vec<ChainId> {
+        let mut chain: Vec<ChainId> = Vec::with_capacity(self.layers.len());
+        for layer in &self.layers {
+            chain.push(ChainId::new(chain.last(), &layer.diff_id));
+        }
+        chain
+    }
+}
+
+/// What an [`Image`] is made of; see its methods for the meaning of each.
+#[derive(Clone, Debug)]
+pub struct ImageParts {
+    /// Children before parents, the root last, each digest once.
+    pub documents: Vec<Document>,
+    /// Every config, layer and other blob that the documents name, each digest once.
+    pub blobs: Vec<Blob>,
+    /// Every image that could be run, in the order of the index.
+    pub platforms: Vec<PlatformImage>,
+    /// Which of `platforms` was chosen.
+    pub selected: usize,
+    /// The names the source has for the image.
+    pub names: Vec<String>,
+    /// Whether the manifest was made here, because the source (`docker save`) has none.
+    pub synthesized: bool,
+    /// Facts worth a line to the user: "docker-archive has no manifest; …".
+    pub notes: Vec<String>,
+}
+
+/// An image: every document parsed and checked against its digest, every blob known by its place.
+///
+/// Layers are not read when an image is opened: a [`Blob`]'s reader verifies them as they are used.
+#[derive(Clone, Debug)]
+pub struct Image(Arc<ImageParts>);
+
+impl Image {
+    /// An image of `parts`, which must not be empty: at least one document and one platform.
+    pub fn new(parts: ImageParts) -> Self {
+        assert!(!parts.documents.is_empty() && parts.selected < parts.platforms.len());
+        Self(Arc::new(parts))
+    }
+
+    /// The digest a tag will point to: the index's, where there is one.
+    pub fn digest(&self) -> &Digest {
+        &self.root().digest
+    }
+
+    /// The document a tag will point to.
+    pub fn root(&self) -> &Document {
+        &self.0.documents[self.0.documents.len() - 1]
+    }
+
+    /// Children before parents, the root last: the order in which they can be pushed.
+    pub fn documents(&self) -> &[Document] {
+        &self.0.documents
+    }
+
+    /// Every blob the documents name, each digest once.
+    pub fn blobs(&self) -> &[Blob] {
+        &self.0.blobs
+    }
+
+    /// Every image that could be run.
+    pub fn platforms(&self) -> &[PlatformImage] {
+        &self.0.platforms
+    }
+
+    /// The image that is run: the host's platform, or the one asked for.
+    pub fn selected(&self) -> &PlatformImage {
+        &self.0.platforms[self.0.selected]
+    }
+
+    /// The names the source has for the image.
+    pub fn names(&self) -> &[String] {
+        &self.0.names
+    }
+
+    /// Whether the manifest was made by smokegate.
+    pub fn is_synthesized(&self) -> bool {
+        self.0.synthesized
+    }
+
+    /// Facts about the source worth telling the user.
+    pub fn notes(&self) -> &[String] {
+        &self.0.notes
+    }
+}
