@@ -1,1 +1,64 @@
-fn main() {}
+//! Project chores, run as `cargo xtask NAME`. Depends on no member of the workspace, so that it builds in
+//! seconds and can report that a member does not build.
+
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a program for people"
+)]
+
+mod bench;
+mod demo;
+mod fixtures;
+mod packages;
+mod ship_run;
+mod test_counts;
+mod test_run;
+#[cfg(test)]
+mod tidy;
+mod workspace;
+
+use std::error::Error;
+use std::process::ExitCode;
+
+type Result<T = ()> = std::result::Result<T, Box<dyn Error>>;
+
+const USAGE: &str = "\
+usage: cargo xtask CHORE
+
+  demo                  build a small image, gate it and ship it to an OCI layout; shows the receipt
+  test                  install what the tests need (as root), run every check and test of this checkout
+  ci                    the same, where a test that cannot run is a failure
+  fixtures              list the image fixtures
+  fixtures --check      prove that each makes the same image twice
+  fixtures --image NAME --out PATH [--form oci-layout|oci-archive|docker-archive|docker-archive-legacy]
+                        write one; `debian-python` needs root and mmdebstrap
+  bench                 time `ship` against `skopeo copy` on this machine";
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let done = match words.as_slice() {
+        ["demo"] => demo::demo().map(|()| true),
+        ["test"] => test_run::test(test_run::Unmet::Skip),
+        ["ci"] => test_run::test(test_run::Unmet::Fail),
+        ["fixtures", options @ ..] => fixtures::fixtures(options).map(|()| true),
+        ["bench"] => bench::bench().map(|()| true),
+        ["help" | "--help" | "-h"] => {
+            println!("{USAGE}");
+            Ok(true)
+        }
+        _ => {
+            eprintln!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

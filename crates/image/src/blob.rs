@@ -21,7 +21,10 @@ pub struct FileRange {
 impl FileRange {
     /// A reader over the range, from its start.
     pub fn reader(&self) -> FileRangeReader {
-        FileRangeReader { range: self.clone(), position: 0 }
+        FileRangeReader {
+            range: self.clone(),
+            position: 0,
+        }
     }
 }
 
@@ -35,12 +38,16 @@ pub struct FileRangeReader {
 impl Read for FileRangeReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let left = self.range.len - self.position;
-        let wanted = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        let wanted = buffer
+            .len()
+            .min(usize::try_from(left).unwrap_or(usize::MAX));
         if wanted == 0 {
             return Ok(0);
         }
-        let count =
-            self.range.file.read_at(&mut buffer[..wanted], self.range.offset + self.position)?;
+        let count = self
+            .range
+            .file
+            .read_at(&mut buffer[..wanted], self.range.offset + self.position)?;
         if count == 0 {
             return Err(io::Error::new(
                 io::ErrorKind::UnexpectedEof,
@@ -73,7 +80,12 @@ pub struct Blob {
 impl Blob {
     /// A blob as its descriptor describes it. The caller has checked that `content` is `size` bytes long.
     pub fn new(digest: Digest, size: u64, media_type: String, content: Content) -> Self {
-        Self { digest, size, media_type, content }
+        Self {
+            digest,
+            size,
+            media_type,
+            content,
+        }
     }
 
     /// The digest the bytes must have.

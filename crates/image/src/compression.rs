@@ -50,7 +50,11 @@ impl<R: Read> Decoder<R> {
             }
             Compression::Zstd => {
                 let buffered = BufReader::with_capacity(BUFFER, inner);
-                Inner::Zstd(Box::new(zstd::stream::read::Decoder::with_buffer(buffered)?))
+                let mut decoder = zstd::stream::read::Decoder::with_buffer(buffered)?;
+                // 128 MiB: what every zstd decoder accepts (RFC 8878 asks for 8 MiB, `zstd` itself stops here
+                // without `--long`). 2 GiB windows are legal but would let one layer take that much memory.
+                decoder.window_log_max(27)?;
+                Inner::Zstd(Box::new(decoder))
             }
         }))
     }

@@ -107,7 +107,10 @@ impl FromStr for Digest {
         if hex.len() != length || !hex.bytes().all(lowercase_hex) {
             return Err(refused());
         }
-        Ok(Self { algorithm, hex: hex.to_owned() })
+        Ok(Self {
+            algorithm,
+            hex: hex.to_owned(),
+        })
     }
 }
 
@@ -163,7 +166,10 @@ impl Hasher {
 fn encode(algorithm: Algorithm, bytes: &[u8]) -> Digest {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let digit = |nibble: u8| char::from(DIGITS[usize::from(nibble)]);
-    let hex = bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect();
+    let hex = bytes
+        .iter()
+        .flat_map(|byte| [digit(byte >> 4), digit(byte & 15)])
+        .collect();
     Digest { algorithm, hex }
 }
 
@@ -220,7 +226,14 @@ mod tests {
     fn refuses_what_is_not_a_digest() {
         let upper = format!("sha256:{}", "A".repeat(64));
         let long = format!("sha256:{}", "a".repeat(65));
-        for text in ["", "sha256", "sha256:", "md5:d41d8cd98f00b204e9800998ecf8427e", &upper, &long] {
+        for text in [
+            "",
+            "sha256",
+            "sha256:",
+            "md5:d41d8cd98f00b204e9800998ecf8427e",
+            &upper,
+            &long,
+        ] {
             assert!(text.parse::<Digest>().is_err(), "{text}");
         }
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::{Blob, ChainId, Compression, DiffId, Digest, ImageConfig};
+use crate::{Blob, ChainId, Compression, DiffId, Digest, ImageConfig, Limits};
 
 /// What a document is to the image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,13 +92,30 @@ pub struct ImageParts {
 ///
 /// Layers are not read when an image is opened: a [`Blob`]'s reader verifies them as they are used.
 #[derive(Clone, Debug)]
-pub struct Image(Arc<ImageParts>);
+pub struct Image {
+    parts: Arc<ImageParts>,
+    limits: Limits,
+}
 
 impl Image {
-    /// An image of `parts`, which must not be empty: at least one document and one platform.
+    /// An image of `parts`, which must not be empty: at least one document and one platform. Its layers are
+    /// read within the default limits.
     pub fn new(parts: ImageParts) -> Self {
         assert!(!parts.documents.is_empty() && parts.selected < parts.platforms.len());
-        Self(Arc::new(parts))
+        Self {
+            parts: Arc::new(parts),
+            limits: Limits::default(),
+        }
+    }
+
+    /// The same image with its layers read within `limits`.
+    pub(crate) fn within(self, limits: Limits) -> Self {
+        Self { limits, ..self }
+    }
+
+    /// What its layers may cost to read.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
     }
 
     /// The digest a tag will point to: the index's, where there is one.
@@ -108,41 +125,41 @@ impl Image {
 
     /// The document a tag will point to.
     pub fn root(&self) -> &Document {
-        &self.0.documents[self.0.documents.len() - 1]
+        &self.parts.documents[self.parts.documents.len() - 1]
     }
 
     /// Children before parents, the root last: the order in which they can be pushed.
     pub fn documents(&self) -> &[Document] {
-        &self.0.documents
+        &self.parts.documents
     }
 
     /// Every blob the documents name, each digest once.
     pub fn blobs(&self) -> &[Blob] {
-        &self.0.blobs
+        &self.parts.blobs
     }
 
     /// Every image that could be run.
     pub fn platforms(&self) -> &[PlatformImage] {
-        &self.0.platforms
+        &self.parts.platforms
     }
 
     /// The image that is run: the host's platform, or the one asked for.
     pub fn selected(&self) -> &PlatformImage {
-        &self.0.platforms[self.0.selected]
+        &self.parts.platforms[self.parts.selected]
     }
 
     /// The names the source has for the image.
     pub fn names(&self) -> &[String] {
-        &self.0.names
+        &self.parts.names
     }
 
     /// Whether the manifest was made by smokegate.
     pub fn is_synthesized(&self) -> bool {
-        self.0.synthesized
+        self.parts.synthesized
     }
 
     /// Facts about the source worth telling the user.
     pub fn notes(&self) -> &[String] {
-        &self.0.notes
+        &self.parts.notes
     }
 }

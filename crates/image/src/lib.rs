@@ -4,18 +4,39 @@
 //! bytes they came from, and [`Blob`]s that are byte ranges of the file they are stored in. No network, no
 //! privilege, no async. Manifests are never encoded again: the bytes read are the bytes that are pushed.
 
+mod archive;
 mod blob;
+mod compress;
 mod compression;
 mod config;
 mod digest;
+mod docker_archive;
 mod error;
 mod image;
+mod layer_tar;
+mod layout;
+mod limits;
+mod loader;
+mod manifest;
+mod media_type;
+mod names;
+mod oci;
+mod open;
+mod platform;
+mod source;
+mod store;
 mod verify;
+mod verify_layers;
 
 pub use blob::{Blob, Content, FileRange, FileRangeReader};
 pub use compression::{Compression, Decoder};
 pub use config::{Healthcheck, HealthcheckTest, ImageConfig};
 pub use digest::{Algorithm, ChainId, DiffId, Digest, Hasher, LayerDigest, ParseDigestError};
-pub use error::Error;
+pub use error::{BlobName, Error, ErrorKind};
 pub use image::{Document, DocumentKind, Image, ImageParts, Layer, PlatformImage};
+pub use layer_tar::LayerTar;
+pub use limits::Limits;
+pub use open::OpenOptions;
+pub use platform::{ParsePlatformError, Platform};
+pub use source::{ImageSource, ParseSourceError};
 pub use verify::VerifiedReader;

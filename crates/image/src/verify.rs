@@ -19,7 +19,13 @@ impl<R: Read> VerifiedReader<R> {
     /// Wraps `inner`; without `size` only the digest is compared.
     pub fn new(inner: R, expected: Digest, size: Option<u64>) -> Self {
         let hasher = Some(Hasher::new(expected.algorithm()));
-        Self { inner, hasher, expected, size, read: 0 }
+        Self {
+            inner,
+            hasher,
+            expected,
+            size,
+            read: 0,
+        }
     }
 
     /// Whether the end was reached and everything matched.
@@ -28,13 +34,21 @@ impl<R: Read> VerifiedReader<R> {
     }
 
     fn mismatch(&self, what: String) -> io::Error {
-        io::Error::new(io::ErrorKind::InvalidData, format!("{}: {what}", self.expected))
+        io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("{}: {what}", self.expected),
+        )
     }
 
     fn finish(&mut self) -> io::Result<()> {
-        let Some(hasher) = self.hasher.as_ref() else { return Ok(()) };
+        let Some(hasher) = self.hasher.as_ref() else {
+            return Ok(());
+        };
         if let Some(size) = self.size.filter(|size| *size != self.read) {
-            return Err(self.mismatch(format!("size mismatch (got {}, expected {size})", self.read)));
+            return Err(self.mismatch(format!(
+                "size mismatch (got {}, expected {size})",
+                self.read
+            )));
         }
         let got = hasher.clone().finish();
         if got != self.expected {

@@ -1,1 +1,41 @@
-//! placeholder
+//! Plans and performs uploads to OCI registries and layouts.
+//!
+//! A [`Publisher`] looks at every [`Target`], a [`PushPlan`] is computed from what it saw without any I/O, and
+//! carrying it out moves tags only after all blobs and manifests are everywhere and have been read back.
+//! No environment variable or home directory is read here: callers pass what they want used.
+
+mod archive_target;
+mod auth;
+mod blob;
+mod blob_body;
+mod error;
+mod layout_target;
+mod location;
+mod manifest;
+mod observer;
+mod options;
+mod publisher;
+mod push;
+mod push_content;
+mod push_plan;
+mod push_report;
+mod push_run;
+mod reference;
+mod remote_state;
+mod retry;
+mod tasks;
+mod tls;
+mod transport;
+mod wire_error;
+
+pub use auth::{CredentialEnvironment, CredentialError, CredentialSource};
+pub use error::{Error, ErrorKind};
+pub use observer::{BlobOutcome, PushEvent, PushObserver, Unobserved};
+pub use options::RegistryOptions;
+pub use publisher::Publisher;
+pub use push_plan::{Action, PushPlan, Step, plan};
+pub use push_report::{
+    BlobCount, DestinationReport, PushError, PushReport, TagPosition, TagState, TargetReport,
+};
+pub use reference::{Destination, ParseTargetError, Target};
+pub use remote_state::{DestinationState, RemoteState, TargetCheck};

@@ -1,1 +1,26 @@
-//! placeholder
+//! Runs containers in a helper process: both ends of the process boundary.
+//!
+//! The only crate that links libcontainer, forks, unshares or has `unsafe` code. The parent's side is
+//! [`Sandbox`] and [`fill_store`]; the helper's side is entered by [`run_if_helper`] and nowhere else.
+#![allow(unsafe_code)] // fork, execve, signal dispositions, the seccomp call: each with its reason
+
+mod capabilities;
+mod error;
+mod helper;
+mod isolation;
+mod launcher;
+mod pod;
+mod protocol;
+mod runtime_spec;
+mod sealed;
+mod seccomp;
+mod store;
+mod users;
+mod wire;
+
+pub use error::{FillError, HostError, SandboxError, StartError, Step, errno_text};
+pub use helper::run_if_helper;
+pub use isolation::Isolation;
+pub use launcher::{Process, Sandbox};
+pub use pod::{ContainerSpec, ExecSpec, ExitStatus, Listener, PodSpec, Started};
+pub use store::{FilledLayer, FilledStore, StoreRequest, fill_store, open_store};

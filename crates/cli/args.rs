@@ -1,0 +1,219 @@
+//! The command line, as typed. What it means is settled in `settings.rs`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use smokegate_gate::PortMap;
+use smokegate_image::{ImageSource, Platform};
+use smokegate_registry::Target;
+use smokegate_sandbox::Isolation;
+
+/// Run a freshly built image the way production will, watch its health, publish the same bytes
+#[derive(Debug, Parser)]
+#[command(version, about, max_term_width = 100, disable_help_subcommand = true)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+    #[command(flatten)]
+    pub(crate) common: CommonArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Gate an image, then publish it to every tag; publishes nothing unless it passed
+    Ship(ShipArgs),
+    /// Run an image and judge it; no registry is contacted
+    Gate(GateArgs),
+    /// Publish an image without running it
+    Push(PushArgs),
+    /// Show an image's manifests, config, layers and platforms
+    Inspect(InspectArgs),
+    /// List or prune the layer store
+    #[command(subcommand)]
+    Cache(CacheCommand),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CommonArgs {
+    /// Directory of the layer store [default: $XDG_CACHE_HOME/smokegate]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub(crate) store: Option<PathBuf>,
+    /// What goes to standard output
+    #[arg(long, global = true, value_enum, default_value_t = Format::Human)]
+    pub(crate) format: Format,
+    /// Show every attempt of every probe
+    #[arg(short, long, global = true, conflicts_with = "quiet")]
+    pub(crate) verbose: bool,
+    /// Show failures only
+    #[arg(short, long, global = true)]
+    pub(crate) quiet: bool,
+    /// Do not colour the output
+    #[arg(long, global = true)]
+    pub(crate) no_color: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// Text; for commands that publish, one `REF@sha256:…` line per tag
+    Human,
+    /// JSON; for commands that run or publish, the receipt
+    Json,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SourceArgs {
+    /// OCI layout directory, OCI archive or `docker save` archive; `-` for standard input;
+    /// oci:DIR[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE[:TAG]
+    #[arg(value_name = "IMAGE")]
+    pub(crate) image: ImageSource,
+    /// Choose this platform of an index, as os/arch[/variant] [default: the host's]
+    #[arg(long, value_name = "PLATFORM")]
+    pub(crate) platform: Option<Platform>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// Map a host port to a container port (repeatable); host port 0 takes a free one
+    #[arg(long, value_name = "[IP:]HOST:CONTAINER")]
+    pub(crate) publish: Vec<PortMap>,
+    /// GET this path until it answers 200 [default: the image's HEALTHCHECK, else /healthz]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) http: Option<String>,
+    /// Time between attempts
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = duration)]
+    pub(crate) interval: std::time::Duration,
+    /// Wall clock until the probe must have passed
+    #[arg(long, value_name = "DURATION", default_value = "120s", value_parser = duration)]
+    pub(crate) within: std::time::Duration,
+    /// Set a variable in the container; without a value, the caller's (repeatable)
+    #[arg(short, long, value_name = "NAME[=VALUE]")]
+    pub(crate) env: Vec<String>,
+    /// Read variables from a file, one NAME=VALUE a line (repeatable)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) env_file: Vec<PathBuf>,
+    /// Run as this user instead of the image's USER
+    #[arg(short, long, value_name = "USER[:GROUP]")]
+    pub(crate) user: Option<String>,
+    /// Run this instead of the image's ENTRYPOINT and CMD
+    #[arg(long, value_name = "PROGRAM")]
+    pub(crate) entrypoint: Option<String>,
+    /// Run at this isolation level [default: the best this host allows]
+    #[arg(long, value_name = "root|single")]
+    pub(crate) isolation: Option<Isolation>,
+    /// Directory for the receipt, the summary and the logs
+    #[arg(long, value_name = "DIR", default_value = "smokegate-report")]
+    pub(crate) report_dir: PathBuf,
+    /// Ignore ./smokegate.yaml
+    #[arg(long)]
+    pub(crate) no_file: bool,
+    /// Arguments for the entrypoint, instead of the image's CMD
+    #[arg(last = true, value_name = "ARGS")]
+    pub(crate) args: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PublishArgs {
+    /// Publish to this tag (repeatable): REGISTRY/REPO:TAG, oci:DIR:TAG or oci-archive:FILE:TAG
+    #[arg(short, long, value_name = "REF")]
+    pub(crate) tag: Vec<Target>,
+    /// Show what would be published, and publish nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Compress the layers of a `docker save` archive, which has no manifest of its own
+    #[arg(long, value_enum, default_value_t = Compress::None)]
+    pub(crate) compress: Compress,
+    /// Speak HTTP to registries that are not on loopback
+    #[arg(long)]
+    pub(crate) plain_http: bool,
+    /// Trust the certificates in this PEM file too
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ca_file: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Compress {
+    /// Publish the layers as they are
+    None,
+    /// Compress them with gzip
+    Gzip,
+    /// Compress them with zstd
+    Zstd,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ShipArgs {
+    #[command(flatten)]
+    pub(crate) source: SourceArgs,
+    #[command(flatten)]
+    pub(crate) publish: PublishArgs,
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GateArgs {
+    #[command(flatten)]
+    pub(crate) source: SourceArgs,
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PushArgs {
+    #[command(flatten)]
+    pub(crate) source: SourceArgs,
+    #[command(flatten)]
+    pub(crate) publish: PublishArgs,
+    /// Publish only if this receipt is a complete pass for exactly this digest
+    #[arg(long, value_name = "FILE")]
+    pub(crate) receipt: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InspectArgs {
+    #[command(flatten)]
+    pub(crate) source: SourceArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CacheCommand {
+    /// List the layers in the store
+    List,
+    /// Remove layers that no run is using
+    Prune {
+        /// Only those not used for this long
+        #[arg(long, value_name = "DURATION", value_parser = duration)]
+        older_than: Option<std::time::Duration>,
+    },
+}
+
+/// Durations as Compose and Go write them: 500ms, 2s, 1m30s.
+fn duration(text: &str) -> Result<std::time::Duration, String> {
+    let parsed: jiff::SignedDuration = text.parse().map_err(|_| {
+        format!("`{text}` is not a duration, for example 500ms, 2s or 1m30s")
+    })?;
+    match std::time::Duration::try_from(parsed) {
+        Ok(duration) if !duration.is_zero() => Ok(duration),
+        _ => Err("a duration must be longer than zero".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn durations_read_as_in_compose() {
+        for (text, millis) in [("500ms", 500), ("2s", 2_000), ("1m30s", 90_000), ("2m", 120_000)] {
+            assert_eq!(super::duration(text).unwrap().as_millis(), millis, "{text}");
+        }
+        for text in ["", "2", "0s", "-1s", "soon"] {
+            assert!(super::duration(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! `smokegate cache`: the layer store.
+
+use serde_json::json;
+use smokegate_rootfs::{LayerStore, ListedLayer};
+
+use crate::args::{CacheCommand, CommonArgs, Format};
+use crate::exit_code::ExitStatus;
+use crate::failure::Failure;
+use crate::printer::Printer;
+use crate::report::progress::size;
+use crate::settings;
+
+pub(crate) fn run(
+    command: &CacheCommand,
+    common: &CommonArgs,
+    printer: Printer,
+) -> Result<ExitStatus, Failure> {
+    let root = settings::store(common)?;
+    if !root.exists() {
+        printer.step(format!("the layer store {} does not exist yet", root.display()));
+        return Ok(ExitStatus::Success);
+    }
+    let failed = |error| Failure::from(smokegate_sandbox::FillError::from(error));
+    let store: LayerStore = smokegate_sandbox::open_store(&root).map_err(failed)?;
+    let (layers, verb) = match command {
+        CacheCommand::List => (store.list().map_err(failed)?, "in the store"),
+        CacheCommand::Prune { older_than } => {
+            (store.prune(*older_than).map_err(failed)?, "removed")
+        }
+    };
+    let bytes: u64 = layers.iter().map(|layer| layer.bytes).sum();
+    match common.format {
+        Format::Json => {
+            let layers: Vec<_> = layers.iter().map(as_json).collect();
+            printer.data(format!("{:#}", json!({ "layers": layers, "bytes": bytes })));
+        }
+        Format::Human => {
+            for layer in &layers {
+                let (id, entries) = (&layer.diff_id, layer.entries);
+                printer.data(format!("{id}  {:>9}  {entries} entries", size(layer.bytes)));
+            }
+            printer.step(format!("{} layers {verb}, {}", layers.len(), size(bytes)));
+        }
+    }
+    Ok(ExitStatus::Success)
+}
+
+fn as_json(layer: &ListedLayer) -> serde_json::Value {
+    json!({
+        "chainId": layer.chain_id,
+        "diffId": layer.diff_id,
+        "bytes": layer.bytes,
+        "entries": layer.entries,
+        "path": layer.path,
+    })
+}

@@ -1,0 +1,172 @@
+//! The subcommands. Each settles its arguments, calls the pipeline and reports.
+
+mod cache;
+mod gate;
+mod inspect;
+mod push;
+mod ship;
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+use clap::error::ErrorKind;
+use smokegate_gate::{Decision, Verdict};
+
+use crate::args::{Arguments, Command, Format};
+use crate::exit_code::ExitStatus;
+use crate::failure::Failure;
+use crate::printer::Printer;
+use crate::receipt::Receipt;
+use crate::report::{github, summary};
+use crate::settings;
+
+/// How long an interrupted run may take to end its pods.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Parses, runs, reports; the process's exit code.
+pub(crate) fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let _ = error.print();
+            return match error.kind() {
+                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitStatus::Success,
+                _ => ExitStatus::Usage,
+            }
+            .into();
+        }
+    };
+    let printer = Printer::new(&arguments.common, settings::no_color());
+    ask_for_reports_of_bugs(printer);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            let failure = Failure::new(ExitStatus::Host, format!("cannot start threads: {error}"));
+            failure.show(printer, None);
+            return failure.status.into();
+        }
+    };
+    let status = runtime.block_on(async {
+        // Dropping the command's future ends its pods and removes its directories.
+        tokio::select! {
+            status = run(arguments, printer) => status,
+            status = interrupted() => {
+                let word = if status == ExitStatus::Interrupted { "interrupted" } else { "terminated" };
+                printer.always(format!("{word}: everything that ran was stopped and removed"));
+                status
+            }
+        }
+    });
+    match status {
+        ExitStatus::Interrupted | ExitStatus::Terminated => runtime.shutdown_timeout(GRACE),
+        _ => runtime.shutdown_background(),
+    }
+    status.into()
+}
+
+async fn run(arguments: Arguments, printer: Printer) -> ExitStatus {
+    let common = arguments.common;
+    let result = match arguments.command {
+        Command::Ship(args) => ship::run(args, &common, printer).await,
+        Command::Gate(args) => gate::run(args, &common, printer).await,
+        Command::Push(args) => push::run(args, &common, printer).await,
+        Command::Inspect(args) => inspect::run(args, &common, printer).await,
+        Command::Cache(command) => cache::run(&command, &common, printer),
+    };
+    match result {
+        Ok(status) => status,
+        Err(failure) => {
+            failure.show(printer, None);
+            failure.status
+        }
+    }
+}
+
+async fn interrupted() -> ExitStatus {
+    use tokio::signal::unix::{SignalKind, signal};
+    match (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) {
+        (Ok(mut interrupt), Ok(mut terminate)) => tokio::select! {
+            _ = interrupt.recv() => ExitStatus::Interrupted,
+            _ = terminate.recv() => ExitStatus::Terminated,
+        },
+        // Without handlers the signals' default action ends the process.
+        _ => std::future::pending().await,
+    }
+}
+
+fn ask_for_reports_of_bugs(printer: Printer) {
+    let default = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        default(info);
+        printer.always(
+            "error: this is a bug in smokegate\n\nhint: please report it with the text above, the command line and `uname -a`",
+        );
+    }));
+}
+
+/// Writes the receipt and what belongs beside it; shows failures; the exit code of the run.
+fn report(
+    receipt: &Receipt,
+    verdict: &Verdict,
+    report_dir: &Path,
+    format: Format,
+    refs: &[String],
+    printer: Printer,
+) -> Result<ExitStatus, Failure> {
+    write_reports(receipt, report_dir)?;
+    let actions = settings::actions();
+    let fence = match &actions {
+        None => None,
+        Some(_) => Some(github::Fence::new().map_err(|error| {
+            Failure::new(ExitStatus::Host, format!("cannot read /dev/urandom: {error}"))
+        })?),
+    };
+    match format {
+        Format::Json => printer.data(receipt.to_json().trim_end()),
+        Format::Human => refs.iter().for_each(|reference| printer.data(reference)),
+    }
+    if let Some(actions) = &actions {
+        for variant in verdict.variants.iter().filter(|v| !v.decision.passed()) {
+            github::annotate(printer, &variant.name, &variant.cause());
+        }
+        if let Err(error) = github::record(actions, receipt, refs) {
+            printer.always(format!("warning: cannot write the step's summary or outputs: {error}"));
+        }
+    }
+    let mut status = ExitStatus::Success;
+    for variant in &verdict.variants {
+        if let Decision::Passed = variant.decision {
+            continue;
+        }
+        let log = report_dir.join("logs").join(&variant.name).join("app.log");
+        let failure = Failure::of_variant(variant, &log);
+        failure.show(printer, fence.as_ref());
+        // The image's fault outweighs the host's.
+        status = match status {
+            ExitStatus::GateFailed => status,
+            _ => failure.status,
+        };
+    }
+    Ok(status)
+}
+
+fn write_reports(receipt: &Receipt, report_dir: &Path) -> Result<(), Failure> {
+    let write = |name: &str, text: &str| {
+        let file = report_dir.join(name);
+        std::fs::create_dir_all(report_dir).and_then(|()| std::fs::write(&file, text)).map_err(
+            |error| {
+                Failure::new(ExitStatus::Host, format!("cannot write `{}`: {error}", file.display()))
+                    .hint("choose another directory with --report-dir DIR")
+            },
+        )
+    };
+    write("receipt.json", &receipt.to_json())?;
+    write("summary.md", &summary::markdown(receipt))
+}
+
+/// One line per published tag.
+fn published_refs(receipt: &Receipt) -> Vec<String> {
+    receipt.published.iter().map(|p| format!("{}@{}", p.reference, p.digest)).collect()
+}

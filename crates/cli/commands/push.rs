@@ -1,0 +1,66 @@
+//! `smokegate push`: publish an image without running it. Never unshares.
+
+use smokegate_image::Image;
+use smokegate_registry::{Publisher, Target};
+
+use crate::args::{CommonArgs, Format, PushArgs};
+use crate::exit_code::ExitStatus;
+use crate::failure::Failure;
+use crate::pipeline;
+use crate::printer::Printer;
+use crate::receipt::Receipt;
+use crate::settings;
+
+pub(crate) async fn run(
+    args: PushArgs,
+    common: &CommonArgs,
+    printer: Printer,
+) -> Result<ExitStatus, Failure> {
+    let targets = args.publish.tag.clone();
+    if targets.is_empty() {
+        return Err(Failure::usage("no tag to publish to")
+            .hint("name one or more with --tag REGISTRY/REPO:TAG"));
+    }
+    let named = args.source.image.to_string();
+    let mut options = settings::open_options(&args.source);
+    // An image for another platform can be published as well as any.
+    options.require_platform = args.source.platform.is_some();
+    let spool = options.spool_dir.clone();
+    let (image, opened) = pipeline::open(args.source.image, options, printer).await?;
+    let image = pipeline::compress(image, args.publish.compress, spool, printer).await?;
+    if let Some(receipt) = &args.receipt {
+        Receipt::must_clear(receipt, image.digest())?;
+    }
+    let publisher = Publisher::new(
+        settings::registry_options(&args.publish),
+        &settings::credential_environment(),
+    )?;
+    publisher.check_targets(&targets).await?;
+    if args.publish.dry_run {
+        show_plan(&publisher, &image, &targets, printer).await?;
+        return Ok(ExitStatus::Success);
+    }
+    // Nothing was run, so nothing was verified yet.
+    let clone = image.clone();
+    pipeline::blocking(move || clone.verify_layers(|_, _| false)).await??;
+    let (report, took) = pipeline::publish(&image, &publisher, &targets, printer).await?;
+    let mut receipt = Receipt::new(named, &image, opened);
+    receipt.record_push(&report, took);
+    match common.format {
+        Format::Json => printer.data(receipt.to_json().trim_end()),
+        Format::Human => super::published_refs(&receipt).iter().for_each(|r| printer.data(r)),
+    }
+    Ok(ExitStatus::Success)
+}
+
+/// Shows on standard output what a push would do.
+pub(super) async fn show_plan(
+    publisher: &Publisher,
+    image: &Image,
+    targets: &[Target],
+    printer: Printer,
+) -> Result<(), Failure> {
+    let state = publisher.remote_state(image, targets).await?;
+    printer.data(smokegate_registry::plan(image, targets, &state).to_string().trim_end());
+    Ok(())
+}

@@ -1,0 +1,61 @@
+//! `smokegate ship`: gate an image, then publish the very bytes that passed to every tag.
+
+use smokegate_registry::Publisher;
+
+use crate::args::{CommonArgs, ShipArgs};
+use crate::exit_code::ExitStatus;
+use crate::failure::Failure;
+use crate::pipeline::{self, GateSettings};
+use crate::printer::Printer;
+use crate::receipt::Receipt;
+use crate::settings;
+
+pub(crate) async fn run(
+    args: ShipArgs,
+    common: &CommonArgs,
+    printer: Printer,
+) -> Result<ExitStatus, Failure> {
+    let targets = args.publish.tag.clone();
+    if targets.is_empty() {
+        return Err(Failure::usage("no tag to publish to")
+            .hint("name one or more with --tag REGISTRY/REPO:TAG, or only judge the image with `smokegate gate`"));
+    }
+    let request = settings::gate_request(&args.run)?;
+    let settings = GateSettings {
+        store: settings::store(common)?,
+        report_dir: args.run.report_dir.clone(),
+        isolation: settings::isolation(&args.run)?,
+    };
+    let named = args.source.image.to_string();
+    let options = settings::open_options(&args.source);
+    let spool = options.spool_dir.clone();
+    let (image, opened) = pipeline::open(args.source.image, options, printer).await?;
+    let plan = smokegate_gate::plan(&request, &image.selected().config)?;
+
+    let publisher = Publisher::new(
+        settings::registry_options(&args.publish),
+        &settings::credential_environment(),
+    )?;
+    // A push that cannot succeed is found out before a minute is spent on running the image.
+    publisher.check_targets(&targets).await?;
+
+    let image = pipeline::compress(image, args.publish.compress, spool, printer).await?;
+    let verdict = pipeline::gate(&image, &plan, &settings, printer).await?;
+    let mut receipt = Receipt::new(named, &image, opened);
+    receipt.record_verdict(&verdict, &plan);
+
+    let published = match verdict.clear(image.clone()) {
+        Err(_) => Ok(()),
+        Ok(cleared) if args.publish.dry_run => {
+            super::push::show_plan(&publisher, cleared.get(), &targets, printer).await?;
+            Ok(())
+        }
+        Ok(cleared) => pipeline::publish_cleared(&cleared, &publisher, &targets, printer)
+            .await
+            .map(|(report, took)| receipt.record_push(&report, took)),
+    };
+    let refs = super::published_refs(&receipt);
+    let status =
+        super::report(&receipt, &verdict, &settings.report_dir, common.format, &refs, printer)?;
+    published.map(|()| status)
+}

@@ -1,0 +1,270 @@
+//! A failure as the user sees it: cause, evidence, hint, exit code. The one place that turns errors into it.
+
+use std::error::Error as _;
+use std::path::Path;
+
+use smokegate_gate::{Decision, PlanError, Reason, VariantVerdict};
+use smokegate_image::ErrorKind as ImageKind;
+use smokegate_registry::ErrorKind as RegistryKind;
+use smokegate_sandbox::{FillError, HostError, StartError, Step};
+
+use crate::exit_code::ExitStatus;
+use crate::printer::{Printer, Tone, harmless};
+
+/// Lines of a container's log that a failure shows.
+const LOG_LINES: usize = 20;
+
+/// A failure, ready to be shown.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) status: ExitStatus,
+    /// One sentence: the thing to fix.
+    pub(crate) cause: String,
+    /// Lines below it.
+    pub(crate) evidence: Vec<String>,
+    /// The container's last lines, as it wrote them.
+    pub(crate) log: Vec<String>,
+    pub(crate) hint: Option<String>,
+}
+
+impl Failure {
+    pub(crate) fn new(status: ExitStatus, cause: impl Into<String>) -> Self {
+        let (evidence, log) = (Vec::new(), Vec::new());
+        Self { status, cause: cause.into(), evidence, log, hint: None }
+    }
+
+    pub(crate) fn usage(cause: impl Into<String>) -> Self {
+        Self::new(ExitStatus::Usage, cause)
+    }
+
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    pub(crate) fn evidence(mut self, line: impl Into<String>) -> Self {
+        self.evidence.push(line.into());
+        self
+    }
+
+    /// Shows the block that ends standard error. Container text is fenced for CI systems that read it.
+    pub(crate) fn show(&self, printer: Printer, fence: Option<&crate::report::github::Fence>) {
+        let error = printer.paint(Tone::Bad, "error:");
+        printer.always(format!("{error} {}", harmless(&self.cause)));
+        for line in &self.evidence {
+            printer.always(format!("  {}", harmless(line)));
+        }
+        if !self.log.is_empty() {
+            if let Some(fence) = fence {
+                printer.always(fence.stop());
+            }
+            for line in &self.log {
+                printer.always(format!("  | {}", harmless(line)));
+            }
+            if let Some(fence) = fence {
+                printer.always(fence.resume());
+            }
+        }
+        if let Some(hint) = &self.hint {
+            printer.always(format!("\n{} {}", printer.paint(Tone::Hint, "hint:"), harmless(hint)));
+        }
+    }
+
+    /// The failure of a variant that did not pass.
+    pub(crate) fn of_variant(verdict: &VariantVerdict, log_file: &Path) -> Self {
+        let status = match verdict.decision {
+            Decision::Inconclusive(_) => ExitStatus::Host,
+            _ => ExitStatus::GateFailed,
+        };
+        let mut failure = Self::new(status, verdict.cause());
+        failure.evidence.push(format!("variant: {}; asked: {}", verdict.name, verdict.probe));
+        if let Some(last) = verdict.attempts.last() {
+            failure.evidence.push(format!(
+                "last of {} attempts, at {:.1} s: {}",
+                verdict.attempts.len(),
+                last.at.as_secs_f64(),
+                last.outcome
+            ));
+            failure.evidence.extend(answer_of(&last.outcome));
+        }
+        let tail = &verdict.log;
+        if tail.total > 0 {
+            let shown = tail.lines.len().min(LOG_LINES);
+            let all = if tail.total == shown as u64 { "" } else { "last " };
+            failure.evidence.push(format!(
+                "the container's {all}{shown} of {} lines (all in {}):",
+                tail.total,
+                log_file.display()
+            ));
+            let from = tail.lines.len() - shown;
+            failure.log = tail.lines[from..].iter().map(|line| line.text.clone()).collect();
+        } else if matches!(verdict.decision, Decision::Failed(Reason::Exited(_) | Reason::NotHealthy { .. })) {
+            failure.evidence.push("the container wrote nothing to stdout or stderr".into());
+        }
+        failure.hint = hint_of(verdict);
+        failure
+    }
+}
+
+fn answer_of(outcome: &smokegate_gate::Outcome) -> Vec<String> {
+    let text = match outcome {
+        smokegate_gate::Outcome::Status { body, .. } => body,
+        smokegate_gate::Outcome::ExitCode { output, .. } => output,
+        _ => return Vec::new(),
+    };
+    text.lines().filter(|line| !line.trim().is_empty()).take(5).map(|l| format!("  {l}")).collect()
+}
+
+fn hint_of(verdict: &VariantVerdict) -> Option<String> {
+    match &verdict.decision {
+        Decision::Passed => None,
+        Decision::Failed(reason) => Some(match reason {
+            Reason::NotStarted(StartError::Exec { path: Some(_), .. }) => {
+                "name the program by its absolute path in ENTRYPOINT, or add its directory to ENV PATH".into()
+            }
+            Reason::NotStarted(StartError::Exec { errno: 13, .. }) => {
+                "RUN chmod +x it in the Dockerfile, or COPY --chmod=0755".into()
+            }
+            Reason::NotStarted(StartError::Exec { .. }) => {
+                "see what the image holds: smokegate inspect IMAGE; the path is taken from ENTRYPOINT, or CMD where there is none".into()
+            }
+            Reason::NotStarted(StartError::NoSuchUser { .. }) => {
+                "add the user in the Dockerfile (RUN useradd …), or give USER as a number".into()
+            }
+            Reason::NotStarted(_) => return None,
+            Reason::Exited(_) => {
+                "the last lines above are the program's own; run it again with -v, or with --env for what it misses".into()
+            }
+            Reason::NotHealthy { listening, .. } if !listening.is_empty() => {
+                "name the right port with --publish 18080:PORT, or the path with --http PATH".into()
+            }
+            Reason::NotHealthy { .. } => {
+                "if it only needs longer, raise --within; if it answers elsewhere, name it with --http PATH".into()
+            }
+        }),
+        Decision::Inconclusive(smokegate_gate::Inconclusive::Host(error)) => host_hint(error),
+        Decision::Inconclusive(smokegate_gate::Inconclusive::IdMap(_)) => {
+            Some("run smokegate as root, where every id exists".into())
+        }
+        Decision::Inconclusive(smokegate_gate::Inconclusive::Port { .. }) => Some(
+            "free the port (ss -ltnp shows who has it), or publish 0:PORT to take any free one".into(),
+        ),
+    }
+}
+
+/// What to change on a host that refused a step.
+fn host_hint(error: &HostError) -> Option<String> {
+    let sysctl = |name: &str| {
+        std::fs::read_to_string(format!("/proc/sys/{name}")).ok().map(|text| text.trim().to_owned())
+    };
+    if error.is_out_of_space() {
+        return Some("free space there, choose another place with --store DIR, or run `smokegate cache prune`".into());
+    }
+    let hint = match error.step {
+        Step::UserNamespace | Step::IdMap | Step::Namespaces => {
+            if sysctl("kernel/apparmor_restrict_unprivileged_userns").as_deref() == Some("1") {
+                "AppArmor keeps unprivileged programs from using user namespaces (Ubuntu 23.10 and later): \
+                 sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0, or give smokegate an AppArmor profile with `userns,`"
+            } else if sysctl("kernel/unprivileged_userns_clone").as_deref() == Some("0") {
+                "user namespaces are switched off: sudo sysctl kernel.unprivileged_userns_clone=1"
+            } else if sysctl("user/max_user_namespaces").as_deref() == Some("0") {
+                "user namespaces are switched off: sudo sysctl user.max_user_namespaces=15000"
+            } else {
+                "inside a container, its seccomp profile is the usual cause: start the runner with \
+                 --security-opt seccomp=unconfined (Kubernetes: seccompProfile: Unconfined), or run smokegate as root"
+            }
+        }
+        Step::Proc => {
+            "a container hides parts of /proc, which forbids a fresh one: start the runner with \
+             --security-opt systempaths=unconfined (Kubernetes: procMount: Unmasked)"
+        }
+        Step::Overlay => {
+            "overlayfs in a user namespace needs Linux 5.11, and a store that is not itself on overlayfs: \
+             put it on another disk or a tmpfs with --store DIR"
+        }
+        Step::Store => "choose a directory you may write to with --store DIR",
+        Step::Mounts | Step::Network | Step::Spawn => return None,
+        Step::Runtime | Step::HelperLost => {
+            "if the host is an ordinary Linux of 5.12 or later, please report this with the text above and `uname -a`"
+        }
+    };
+    Some(hint.into())
+}
+
+impl From<HostError> for Failure {
+    fn from(error: HostError) -> Self {
+        let hint = host_hint(&error);
+        Self { hint, ..Self::new(ExitStatus::Host, error.to_string()) }
+    }
+}
+
+impl From<FillError> for Failure {
+    fn from(error: FillError) -> Self {
+        match error {
+            FillError::Host(error) => error.into(),
+            FillError::Image(text) => Self::new(ExitStatus::Image, text)
+                .hint("nothing was run or published; build or copy the image again"),
+        }
+    }
+}
+
+impl From<PlanError> for Failure {
+    fn from(error: PlanError) -> Self {
+        match &error {
+            PlanError::SeveralPorts { ports } => {
+                let hint = format!("--publish 18080:{}", ports[0]);
+                Self::usage(error.to_string()).hint(hint)
+            }
+            PlanError::NothingToRun => Self::new(ExitStatus::GateFailed, error.to_string())
+                .hint("give the Dockerfile an ENTRYPOINT or CMD, or name a program after --"),
+            PlanError::Flag(_) => Self::usage(error.to_string()),
+        }
+    }
+}
+
+/// An error with its causes, as one sentence.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let next = cause.to_string();
+        // Some libraries repeat a cause in their own text.
+        if !text.ends_with(&next) {
+            text = format!("{text}: {next}");
+        }
+        source = cause.source();
+    }
+    text
+}
+
+impl From<smokegate_image::Error> for Failure {
+    fn from(error: smokegate_image::Error) -> Self {
+        let status = match error.kind() {
+            ImageKind::Usage => ExitStatus::Usage,
+            ImageKind::Host => ExitStatus::Host,
+            ImageKind::Image => ExitStatus::Image,
+        };
+        let failure = Self::new(status, chain(&error));
+        match status {
+            ExitStatus::Image => failure.hint("nothing was run or published; build or copy the image again"),
+            ExitStatus::Host => failure.hint("set TMPDIR to a directory with room for the uncompressed archive"),
+            _ => failure,
+        }
+    }
+}
+
+/// What a registry's error means for the exit code, before any tag was moved.
+pub(crate) fn registry_status(kind: RegistryKind) -> ExitStatus {
+    match kind {
+        RegistryKind::Image => ExitStatus::Image,
+        RegistryKind::Usage => ExitStatus::Usage,
+        RegistryKind::Registry => ExitStatus::PublishFailed,
+    }
+}
+
+impl From<smokegate_registry::Error> for Failure {
+    fn from(error: smokegate_registry::Error) -> Self {
+        let cause = error.source().map_or_else(|| error.to_string(), |_| chain(&error));
+        Self::new(registry_status(error.kind()), cause)
+    }
+}

@@ -1,0 +1,20 @@
+//! smokegate: runs an OCI image the way production will, and publishes the same bytes only if it passes.
+
+mod args;
+mod commands;
+mod exit_code;
+mod failure;
+mod pipeline;
+mod printer;
+mod receipt;
+mod report;
+mod run_dir;
+mod settings;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    // Before anything else: the helper must have one thread and no runtime.
+    smokegate_sandbox::run_if_helper();
+    commands::main()
+}

@@ -1,0 +1,322 @@
+//! The receipt: the record of a run as versioned JSON. Wire structs only; domain types are not serialised.
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use smokegate_gate::{Decision, GatePlan, VariantVerdict, Verdict};
+use smokegate_image::{Digest, Image, PlatformImage};
+use smokegate_registry::PushReport;
+use smokegate_sandbox::ExitStatus as ProcessStatus;
+
+use crate::failure::Failure;
+
+/// Raised when a field changes its meaning or goes; new fields do not raise it.
+const VERSION: u32 = 1;
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Receipt {
+    pub(crate) version: u32,
+    pub(crate) tool: Tool,
+    /// When the run began, RFC 3339.
+    pub(crate) started: String,
+    /// `passed`, `failed` or `inconclusive`; absent where nothing was run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) verdict: Option<VerdictWord>,
+    /// Whether only some variants were run.
+    pub(crate) partial: bool,
+    pub(crate) image: ImageRecord,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) isolation: Option<IsolationRecord>,
+    /// Digest of the resolved plan.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) plan: Option<Digest>,
+    #[serde(default)]
+    pub(crate) variants: Vec<VariantRecord>,
+    /// Milliseconds of the stages before the variants.
+    #[serde(default)]
+    pub(crate) timings_ms: RunTimings,
+    /// What was published where.
+    #[serde(default)]
+    pub(crate) published: Vec<Published>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Tool {
+    pub(crate) name: String,
+    pub(crate) version: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum VerdictWord {
+    Passed,
+    Failed,
+    Inconclusive,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct ImageRecord {
+    /// As named on the command line.
+    pub(crate) source: String,
+    /// Digest of the root document: what a tag points to.
+    pub(crate) digest: Digest,
+    pub(crate) media_type: String,
+    /// Whether smokegate made the manifest, because the source had none.
+    pub(crate) manifest_made_here: bool,
+    pub(crate) tested: Vec<PlatformRecord>,
+    pub(crate) untested: Vec<PlatformRecord>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct PlatformRecord {
+    pub(crate) platform: String,
+    pub(crate) manifest: Digest,
+    pub(crate) config: Digest,
+    pub(crate) layers: Vec<LayerRecord>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct LayerRecord {
+    pub(crate) digest: Digest,
+    pub(crate) diff_id: Digest,
+    pub(crate) size: u64,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct IsolationRecord {
+    pub(crate) level: String,
+    /// What that level could not test.
+    pub(crate) not_tested: Vec<String>,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct RunTimings {
+    pub(crate) open: u64,
+    pub(crate) layers: u64,
+    pub(crate) publish: u64,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct VariantRecord {
+    pub(crate) name: String,
+    pub(crate) verdict: VerdictWord,
+    /// The cause in one sentence, when it did not pass.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) cause: Option<String>,
+    pub(crate) probe: String,
+    pub(crate) attempts: Vec<AttemptRecord>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) exit: Option<ExitRecord>,
+    pub(crate) ports: Vec<PortRecord>,
+    pub(crate) log_lines: u64,
+    pub(crate) timings_ms: VariantTimings,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct AttemptRecord {
+    pub(crate) at_ms: u64,
+    pub(crate) took_ms: u64,
+    pub(crate) outcome: String,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum ExitRecord {
+    Code(i32),
+    Signal(i32),
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct PortRecord {
+    pub(crate) host: String,
+    pub(crate) container: u16,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct VariantTimings {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) sandbox: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) start: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) probe: Option<u64>,
+    pub(crate) total: u64,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Published {
+    pub(crate) reference: String,
+    pub(crate) digest: Digest,
+    /// What the tag pointed to before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) previous: Option<Digest>,
+    pub(crate) moved: bool,
+}
+
+impl Receipt {
+    /// A receipt of an image that was opened, before anything was run or published.
+    pub(crate) fn new(source: String, image: &Image, opened: Duration) -> Self {
+        let untested = image.platforms().iter().map(platform_record).collect();
+        Self {
+            version: VERSION,
+            tool: Tool { name: "smokegate".into(), version: env!("CARGO_PKG_VERSION").into() },
+            started: jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+            verdict: None,
+            partial: false,
+            image: ImageRecord {
+                source,
+                digest: image.digest().clone(),
+                media_type: image.root().media_type.clone(),
+                manifest_made_here: image.is_synthesized(),
+                tested: Vec::new(),
+                untested,
+            },
+            isolation: None,
+            plan: None,
+            variants: Vec::new(),
+            timings_ms: RunTimings { open: millis(opened), ..RunTimings::default() },
+            published: Vec::new(),
+        }
+    }
+
+    /// Adds what the gate decided.
+    pub(crate) fn record_verdict(&mut self, verdict: &Verdict, plan: &GatePlan) {
+        self.verdict = Some(overall(verdict));
+        self.plan = Some(Digest::sha256(format!("{plan:?}").as_bytes()));
+        self.isolation = Some(IsolationRecord {
+            level: verdict.isolation.to_string(),
+            not_tested: verdict.not_tested.clone(),
+        });
+        self.variants = verdict.variants.iter().map(variant_record).collect();
+        self.timings_ms.layers = millis(verdict.layers);
+        let all = std::mem::take(&mut self.image.untested);
+        let (tested, untested) = all.into_iter().partition(|one| one.manifest == verdict.manifest);
+        (self.image.tested, self.image.untested) = (tested, untested);
+    }
+
+    /// Adds what was published.
+    pub(crate) fn record_push(&mut self, report: &PushReport, took: Duration) {
+        self.timings_ms.publish = millis(took);
+        self.published = report
+            .targets
+            .iter()
+            .map(|target| Published {
+                reference: target.target.to_string(),
+                digest: report.digest.clone(),
+                previous: target.previous.clone(),
+                moved: target.moved,
+            })
+            .collect();
+    }
+
+    /// The JSON text, with a line end.
+    pub(crate) fn to_json(&self) -> String {
+        let text = serde_json::to_string_pretty(self);
+        text.expect("a receipt holds strings, numbers and lists only") + "\n"
+    }
+
+    /// Reads a receipt and refuses it unless it is a complete pass for exactly `digest`.
+    pub(crate) fn must_clear(path: &Path, digest: &Digest) -> Result<(), Failure> {
+        let shown = path.display();
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            Failure::usage(format!("cannot read the receipt `{shown}`: {error}"))
+        })?;
+        let receipt: Self = serde_json::from_str(&text).map_err(|error| {
+            Failure::usage(format!("`{shown}` is not a receipt of smokegate: {error}"))
+        })?;
+        let refuse = |why: String| {
+            Err(Failure::new(crate::exit_code::ExitStatus::GateFailed, format!("the receipt `{shown}` {why}"))
+                .hint("run smokegate gate on this image and pass the receipt that it writes"))
+        };
+        if receipt.version != VERSION {
+            return refuse(format!("has version {}, this smokegate reads {VERSION}", receipt.version));
+        }
+        if receipt.image.digest != *digest {
+            return refuse(format!("is for {}, not for this image ({digest})", receipt.image.digest));
+        }
+        let all_passed = receipt.variants.iter().all(|v| v.verdict == VerdictWord::Passed);
+        if receipt.verdict != Some(VerdictWord::Passed) || receipt.variants.is_empty() || !all_passed {
+            return refuse("is not a pass".into());
+        }
+        if receipt.partial || receipt.image.tested.is_empty() {
+            return refuse("is of a partial run".into());
+        }
+        Ok(())
+    }
+}
+
+fn overall(verdict: &Verdict) -> VerdictWord {
+    let words: Vec<_> = verdict.variants.iter().map(word).collect();
+    if words.contains(&VerdictWord::Failed) {
+        VerdictWord::Failed
+    } else if words.contains(&VerdictWord::Inconclusive) || words.is_empty() {
+        VerdictWord::Inconclusive
+    } else {
+        VerdictWord::Passed
+    }
+}
+
+fn word(variant: &VariantVerdict) -> VerdictWord {
+    match variant.decision {
+        Decision::Passed => VerdictWord::Passed,
+        Decision::Failed(_) => VerdictWord::Failed,
+        Decision::Inconclusive(_) => VerdictWord::Inconclusive,
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn platform_record(image: &PlatformImage) -> PlatformRecord {
+    PlatformRecord {
+        platform: image.platform.clone(),
+        manifest: image.manifest.clone(),
+        config: image.config_digest.clone(),
+        layers: image
+            .layers
+            .iter()
+            .map(|layer| LayerRecord {
+                digest: layer.blob.digest().clone(),
+                diff_id: layer.diff_id.0.clone(),
+                size: layer.blob.size(),
+            })
+            .collect(),
+    }
+}
+
+fn variant_record(variant: &VariantVerdict) -> VariantRecord {
+    let cause = variant.cause();
+    VariantRecord {
+        name: variant.name.clone(),
+        verdict: word(variant),
+        cause: (!cause.is_empty()).then_some(cause),
+        probe: variant.probe.to_string(),
+        attempts: variant
+            .attempts
+            .iter()
+            .map(|attempt| AttemptRecord {
+                at_ms: millis(attempt.at),
+                took_ms: millis(attempt.took),
+                outcome: attempt.outcome.to_string(),
+            })
+            .collect(),
+        exit: variant.exit.map(|status| match status {
+            ProcessStatus::Code(code) => ExitRecord::Code(code),
+            ProcessStatus::Signal(signal) => ExitRecord::Signal(signal),
+        }),
+        ports: variant
+            .ports
+            .iter()
+            .map(|port| PortRecord { host: port.host.to_string(), container: port.container })
+            .collect(),
+        log_lines: variant.log.total,
+        timings_ms: VariantTimings {
+            sandbox: variant.timings.sandbox.map(millis),
+            start: variant.timings.start.map(millis),
+            probe: variant.timings.probe.map(millis),
+            total: millis(variant.timings.total),
+        },
+    }
+}

@@ -1,0 +1,6 @@
+//! Reports of a run. They read events and the receipt; none can change a verdict.
+
+pub(crate) mod github;
+pub(crate) mod progress;
+pub(crate) mod publishing;
+pub(crate) mod summary;

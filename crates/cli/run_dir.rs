@@ -1,0 +1,98 @@
+//! The directory of one run below the store: mount points and scratch space of its pods.
+//!
+//! A run holds a lock on its own; what a killed run left behind is removed by the next one.
+
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+const LOCK: &str = "lock";
+
+/// A run's directory; removed when dropped.
+#[derive(Debug)]
+pub(crate) struct RunDir {
+    parent: PathBuf,
+    name: std::ffi::OsString,
+    _lock: File,
+}
+
+impl RunDir {
+    /// Makes one below `store/run`, and removes those whose runs are gone.
+    pub(crate) fn create(store: &Path) -> io::Result<Self> {
+        let parent = store.join("run");
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&parent)?;
+        remove_abandoned(&parent)?;
+        let made = tempfile::Builder::new().prefix("run-").tempdir_in(&parent)?.keep();
+        let lock = File::create(made.join(LOCK))?;
+        lock.try_lock().map_err(io::Error::from)?;
+        let name = made.file_name().unwrap_or_default().to_owned();
+        Ok(Self { parent, name, _lock: lock })
+    }
+
+    pub(crate) fn path(&self) -> PathBuf {
+        self.parent.join(&self.name)
+    }
+}
+
+impl Drop for RunDir {
+    fn drop(&mut self) {
+        // What cannot be removed now is tried again by the next run.
+        let _ = remove(&self.parent, self.name.as_bytes());
+    }
+}
+
+fn remove(parent: &Path, name: &[u8]) -> io::Result<()> {
+    smokegate_rootfs::remove_tree(File::open(parent)?.as_fd(), name)
+}
+
+fn remove_abandoned(parent: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(parent)? {
+        let entry = entry?;
+        let lock = match File::open(entry.path().join(LOCK)) {
+            Ok(lock) => lock,
+            // Between the making of a directory and of its lock; only an old one is abandoned.
+            Err(_) if is_young(&entry.path()) => continue,
+            Err(_) => {
+                let _ = remove(parent, entry.file_name().as_bytes());
+                continue;
+            }
+        };
+        match lock.try_lock() {
+            Ok(()) => {
+                let _ = remove(parent, entry.file_name().as_bytes());
+            }
+            Err(TryLockError::WouldBlock) => {}
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+fn is_young(path: &Path) -> bool {
+    const YOUNG: std::time::Duration = std::time::Duration::from_secs(60);
+    let modified = fs::symlink_metadata(path).and_then(|found| found.modified());
+    modified.is_ok_and(|time| time.elapsed().map_or(true, |age| age < YOUNG))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_removes_its_own_directory_and_those_of_dead_runs() {
+        let store = tempfile::tempdir().unwrap();
+        let live = RunDir::create(store.path()).unwrap();
+        let dead = store.path().join("run/run-dead");
+        fs::create_dir_all(dead.join("app/scratch")).unwrap();
+        File::create(dead.join(LOCK)).unwrap();
+        let other = RunDir::create(store.path()).unwrap();
+        assert!(!dead.exists());
+        assert!(live.path().exists());
+        let path = other.path();
+        drop(other);
+        assert!(!path.exists());
+    }
+}

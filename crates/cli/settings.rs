@@ -1,0 +1,156 @@
+//! Arguments and environment, settled into what they mean. The only reader of the environment and of $HOME.
+
+use std::env;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use smokegate_gate::GateRequest;
+use smokegate_image::OpenOptions;
+use smokegate_registry::{CredentialEnvironment, RegistryOptions};
+use smokegate_sandbox::Isolation;
+
+use crate::args::{CommonArgs, PublishArgs, RunArgs, SourceArgs};
+use crate::failure::Failure;
+
+/// The gate file of a later version; running without what it asks for would be a false pass.
+const GATE_FILE: &str = "smokegate.yaml";
+/// Time one HTTP attempt may take.
+const HTTP_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(2);
+
+/// Where the layer store is.
+pub(crate) fn store(common: &CommonArgs) -> Result<PathBuf, Failure> {
+    if let Some(store) = &common.store {
+        return std::path::absolute(store)
+            .map_err(|error| Failure::usage(format!("cannot use --store: {error}")));
+    }
+    let absolute = |name: &str| env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute());
+    absolute("XDG_CACHE_HOME")
+        .or_else(|| absolute("HOME").map(|home| home.join(".cache")))
+        .map(|cache| cache.join("smokegate"))
+        .ok_or_else(|| {
+            Failure::usage("neither XDG_CACHE_HOME nor HOME names a directory for the layer store")
+                .hint("choose one with --store DIR")
+        })
+}
+
+/// How the image is read.
+pub(crate) fn open_options(source: &SourceArgs) -> OpenOptions {
+    let mut options = OpenOptions::new(env::temp_dir());
+    if let Some(platform) = &source.platform {
+        options.platform = platform.clone();
+        options.require_platform = true;
+    }
+    options
+}
+
+/// What the run is asked for.
+pub(crate) fn gate_request(run: &RunArgs) -> Result<GateRequest, Failure> {
+    if !run.no_file && Path::new(GATE_FILE).exists() {
+        return Err(Failure::usage(format!("this version does not read `{GATE_FILE}` yet"))
+            .hint("pass --no-file to run without it; a run must not skip what it asks for silently"));
+    }
+    let mut variables = Vec::new();
+    for file in &run.env_file {
+        let text = std::fs::read_to_string(file).map_err(|error| {
+            Failure::usage(format!("cannot read the env file `{}`: {error}", file.display()))
+        })?;
+        for (number, line) in text.lines().enumerate() {
+            let line = line.trim();
+            if line.is_empty() || line.starts_with('#') {
+                continue;
+            }
+            let place = || format!("`{}` line {}", file.display(), number + 1);
+            variables.extend(variable(line).map_err(|e| Failure::usage(format!("{}: {e}", place())))?);
+        }
+    }
+    for entry in &run.env {
+        variables.extend(variable(entry).map_err(|e| Failure::usage(format!("--env {e}")))?);
+    }
+    Ok(GateRequest {
+        publish: run.publish.clone(),
+        http: run.http.clone(),
+        interval: run.interval,
+        within: run.within,
+        timeout: HTTP_TIMEOUT,
+        env: variables,
+        user: run.user.clone(),
+        entrypoint: run.entrypoint.clone(),
+        args: run.args.clone(),
+    })
+}
+
+/// `NAME=VALUE`; or `NAME`, which takes the caller's value and is left out when there is none (docker run).
+fn variable(entry: &str) -> Result<Option<String>, String> {
+    let name = entry.split('=').next().unwrap_or_default();
+    if name.is_empty() || entry.contains('\0') {
+        return Err(format!("`{entry}` is not NAME=VALUE"));
+    }
+    if entry.contains('=') {
+        return Ok(Some(entry.to_owned()));
+    }
+    match env::var(name) {
+        Ok(value) => Ok(Some(format!("{name}={value}"))),
+        Err(env::VarError::NotPresent) => Ok(None),
+        Err(env::VarError::NotUnicode(_)) => Err(format!("`{name}`: its value is not UTF-8")),
+    }
+}
+
+/// The isolation level of a run.
+pub(crate) fn isolation(run: &RunArgs) -> Result<Isolation, Failure> {
+    let best = Isolation::best();
+    match run.isolation {
+        Some(Isolation::Root) if best != Isolation::Root => Err(Failure::new(
+            crate::exit_code::ExitStatus::Host,
+            "isolation level `root` needs root with CAP_SYS_ADMIN, which this process does not have",
+        )
+        .hint("run smokegate as root, or leave --isolation out")),
+        Some(level) => Ok(level),
+        None => Ok(best),
+    }
+}
+
+/// How registries are reached.
+pub(crate) fn registry_options(publish: &PublishArgs) -> RegistryOptions {
+    RegistryOptions {
+        ca_file: publish.ca_file.clone().or_else(|| env::var_os("SSL_CERT_FILE").map(PathBuf::from)),
+        plain_http: publish.plain_http,
+        ..RegistryOptions::default()
+    }
+}
+
+/// Where credentials may be.
+pub(crate) fn credential_environment() -> CredentialEnvironment {
+    let var = |name: &str| -> Option<OsString> { env::var_os(name).filter(|v| !v.is_empty()) };
+    CredentialEnvironment {
+        path: var("PATH"),
+        docker_auth_config: var("DOCKER_AUTH_CONFIG"),
+        registry_auth_file: var("REGISTRY_AUTH_FILE"),
+        xdg_runtime_dir: var("XDG_RUNTIME_DIR"),
+        xdg_config_home: var("XDG_CONFIG_HOME"),
+        docker_config: var("DOCKER_CONFIG"),
+        home: var("HOME").map(PathBuf::from),
+        uid: rustix::process::geteuid().as_raw(),
+    }
+}
+
+/// Whether the user wants no colour anywhere (no-color.org).
+pub(crate) fn no_color() -> bool {
+    env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
+}
+
+/// Where GitHub's or Gitea's runner reads from, when this is one of its jobs.
+#[derive(Clone, Debug)]
+pub(crate) struct ActionsEnvironment {
+    pub(crate) step_summary: Option<PathBuf>,
+    pub(crate) output: Option<PathBuf>,
+}
+
+/// `None` outside GitHub and Gitea Actions.
+pub(crate) fn actions() -> Option<ActionsEnvironment> {
+    env::var_os("GITHUB_ACTIONS").filter(|value| value == "true")?;
+    let path = |name: &str| env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    Some(ActionsEnvironment {
+        step_summary: path("GITHUB_STEP_SUMMARY"),
+        output: path("GITHUB_OUTPUT"),
+    })
+}

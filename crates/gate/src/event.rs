@@ -1,0 +1,41 @@
+//! Everything that happens in a run, in order: the one stream that every report reads.
+
+use crate::plan::Probe;
+use crate::probe::Observation;
+use crate::verdict::{PublishedPort, VariantVerdict};
+
+/// Something that happened.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// The layer store is filled.
+    LayersReady {
+        /// How many layers the image has.
+        layers: usize,
+        /// How many were in the store before.
+        cached: usize,
+        /// Bytes of file content that were written.
+        written: u64,
+        /// What the isolation level could not keep, each once.
+        not_kept: Vec<String>,
+    },
+    /// A variant's container runs.
+    Started {
+        /// The variant.
+        variant: String,
+        /// The argument vector.
+        args: Vec<String>,
+        /// Ports on the host.
+        ports: Vec<PublishedPort>,
+        /// What will be asked.
+        probe: Probe,
+    },
+    /// A probe was answered, or not.
+    Asked {
+        /// The variant.
+        variant: String,
+        /// The attempt.
+        observation: Observation,
+    },
+    /// A variant is decided.
+    Decided(Box<VariantVerdict>),
+}

@@ -1,0 +1,164 @@
+//! When to ask next and when to stop: a state machine without I/O and without a clock.
+//!
+//! Attempts start close together and back off to the interval, so that the measured time to healthy is the
+//! app's and not the poll's. Times are durations since the container started.
+
+use std::time::Duration;
+
+/// How often to ask, how long, and how many failures are too many.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Timing {
+    /// Time between attempts, once backed off.
+    pub interval: Duration,
+    /// Time between the first two attempts; doubles up to `interval`.
+    pub first_delay: Duration,
+    /// Time one attempt may take.
+    pub timeout: Duration,
+    /// Wall clock for the whole wait.
+    pub within: Duration,
+    /// Failures in a row that end the wait early, as HEALTHCHECK's `retries` does.
+    pub retries: Option<Retries>,
+}
+
+/// HEALTHCHECK's rule for failures: Docker would have asked once per interval after the start period, so
+/// only one failure per interval counts, and none before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Retries {
+    /// How many failures in a row.
+    pub count: u32,
+    /// Time in which failures do not count.
+    pub start_period: Duration,
+}
+
+/// What to do next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Ask again at this time.
+    AskAt(Duration),
+    /// It passed.
+    Passed,
+    /// It did not pass, and will not be asked again.
+    GaveUp(GaveUp),
+}
+
+/// Why the wait ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GaveUp {
+    /// The wall clock ran out.
+    Within,
+    /// Too many failures in a row.
+    Retries,
+}
+
+/// The state of one probe's wait.
+#[derive(Clone, Debug)]
+pub struct Schedule {
+    timing: Timing,
+    delay: Duration,
+    failures: u32,
+    next_counted: Duration,
+}
+
+impl Schedule {
+    /// A wait that has not asked yet; the first attempt is due at once.
+    pub fn new(timing: Timing) -> Self {
+        let start = timing.retries.as_ref().map_or(Duration::ZERO, |r| r.start_period);
+        let next_counted = start.saturating_add(timing.interval);
+        Self { delay: timing.first_delay.min(timing.interval), failures: 0, next_counted, timing }
+    }
+
+    /// What follows an attempt that began at `began` and ended at `now`.
+    pub fn after(&mut self, began: Duration, now: Duration, success: bool) -> Next {
+        if success {
+            return Next::Passed;
+        }
+        if let Some(retries) = &self.timing.retries
+            && now >= self.next_counted
+        {
+            self.failures += 1;
+            self.next_counted = now.saturating_add(self.timing.interval);
+            if self.failures >= retries.count.max(1) {
+                return Next::GaveUp(GaveUp::Retries);
+            }
+        }
+        let at = began.saturating_add(self.delay).max(now);
+        self.delay = self.delay.saturating_mul(2).min(self.timing.interval);
+        if at >= self.timing.within { Next::GaveUp(GaveUp::Within) } else { Next::AskAt(at) }
+    }
+
+    /// How long an attempt that begins at `now` may take.
+    pub fn timeout_at(&self, now: Duration) -> Duration {
+        self.timing.timeout.min(self.timing.within.saturating_sub(now))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn timing(retries: Option<Retries>) -> Timing {
+        Timing {
+            interval: Duration::from_secs(2),
+            first_delay: Duration::from_millis(10),
+            timeout: Duration::from_secs(2),
+            within: Duration::from_secs(120),
+            retries,
+        }
+    }
+
+    /// Runs a schedule whose attempts take `cost` and always fail; the times of the attempts and the end.
+    fn run_failing(timing: Timing, cost: Duration) -> (Vec<Duration>, Duration, GaveUp) {
+        let mut schedule = Schedule::new(timing);
+        let (mut now, mut asked) = (Duration::ZERO, Vec::new());
+        loop {
+            asked.push(now);
+            let end = now + cost.min(schedule.timeout_at(now));
+            match schedule.after(now, end, false) {
+                Next::AskAt(at) => now = at,
+                Next::GaveUp(why) => return (asked, end, why),
+                Next::Passed => unreachable!("every attempt fails"),
+            }
+        }
+    }
+
+    #[test]
+    fn attempts_back_off_to_the_interval_and_stop_at_the_limit() {
+        let (asked, end, why) = run_failing(timing(None), Duration::ZERO);
+        let millis: Vec<_> = asked.iter().take(10).map(Duration::as_millis).collect();
+        assert_eq!(millis, [0, 10, 30, 70, 150, 310, 630, 1270, 2550, 4550]);
+        assert_eq!(why, GaveUp::Within);
+        assert!(end < Duration::from_secs(120) && end >= Duration::from_secs(117), "{end:?}");
+    }
+
+    #[test]
+    fn healthcheck_failures_count_once_per_interval_after_the_start_period() {
+        let retries = Retries { count: 3, start_period: Duration::from_secs(10) };
+        let (_, end, why) = run_failing(timing(Some(retries)), Duration::from_millis(1));
+        assert_eq!(why, GaveUp::Retries);
+        // Docker: failures at 12, 14 and 16 s.
+        assert!((Duration::from_secs(16)..Duration::from_secs(20)).contains(&end), "{end:?}");
+    }
+
+    proptest! {
+        #[test]
+        fn the_wait_is_bounded_and_success_always_passes(
+            interval in 1u64..5_000, first in 0u64..5_000, timeout in 1u64..5_000,
+            within in 1u64..20_000, cost in 1u64..10_000, retries in proptest::option::of(1u32..5),
+        ) {
+            let timing = Timing {
+                interval: Duration::from_millis(interval),
+                first_delay: Duration::from_millis(first.max(1)),
+                timeout: Duration::from_millis(timeout),
+                within: Duration::from_millis(within),
+                retries: retries.map(|count| Retries { count, start_period: Duration::ZERO }),
+            };
+            let (asked, end, _) = run_failing(timing.clone(), Duration::from_millis(cost));
+            prop_assert!(end <= timing.within);
+            prop_assert!(asked.is_sorted());
+            let mut schedule = Schedule::new(timing);
+            prop_assert_eq!(schedule.after(Duration::ZERO, Duration::MAX, true), Next::Passed);
+        }
+    }
+}

@@ -1,0 +1,300 @@
+//! What was decided, why, and on which evidence. No I/O.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use smokegate_image::Digest;
+use smokegate_sandbox::{ExitStatus, Isolation, Listener, StartError, errno_text};
+
+use crate::log_capture::LogTail;
+use crate::plan::Probe;
+use crate::probe::{Observation, Outcome};
+use crate::schedule::GaveUp;
+
+/// The verdict of a run.
+#[derive(Clone, Debug)]
+pub struct Verdict {
+    /// Digest of the image's root document.
+    pub image: Digest,
+    /// Digest of the manifest that was run.
+    pub manifest: Digest,
+    /// Its platform.
+    pub platform: String,
+    /// The level the run got.
+    pub isolation: Isolation,
+    /// What that level could not test, each a sentence.
+    pub not_tested: Vec<String>,
+    /// Every variant.
+    pub variants: Vec<VariantVerdict>,
+    /// Time it took to fill the layer store.
+    pub layers: Duration,
+}
+
+impl Verdict {
+    /// Whether every variant passed.
+    pub fn passed(&self) -> bool {
+        !self.variants.is_empty() && self.variants.iter().all(|v| v.decision.passed())
+    }
+}
+
+/// The verdict of one variant.
+#[derive(Clone, Debug)]
+pub struct VariantVerdict {
+    /// Its name.
+    pub name: String,
+    /// What was decided.
+    pub decision: Decision,
+    /// What was asked.
+    pub probe: Probe,
+    /// Every attempt, oldest first.
+    pub attempts: Vec<Observation>,
+    /// The app's status, if it ended by itself.
+    pub exit: Option<ExitStatus>,
+    /// Ports that were mapped.
+    pub ports: Vec<PublishedPort>,
+    /// The app's last lines.
+    pub log: LogTail,
+    /// Times of the stages.
+    pub timings: Timings,
+}
+
+/// Durations of a variant's stages; `None` where it did not get there.
+#[derive(Clone, Debug, Default)]
+pub struct Timings {
+    /// Until the pod's namespaces, mounts and network were there.
+    pub sandbox: Option<Duration>,
+    /// From there until the entrypoint's `execve`.
+    pub start: Option<Duration>,
+    /// From there until the probe passed or was given up.
+    pub probe: Option<Duration>,
+    /// All of it.
+    pub total: Duration,
+}
+
+/// A port of the app on the host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PublishedPort {
+    /// Where it listens.
+    pub host: SocketAddr,
+    /// The container port.
+    pub container: u16,
+    /// The default port that was busy, when another was taken.
+    pub replaced: Option<u16>,
+}
+
+/// Passed, the image's fault, or somebody else's.
+#[derive(Clone, Debug)]
+pub enum Decision {
+    /// Every probe passed.
+    Passed,
+    /// The image is at fault (exit 1).
+    Failed(Reason),
+    /// It could not be judged (exit 3).
+    Inconclusive(Inconclusive),
+}
+
+impl Decision {
+    /// Whether it passed.
+    pub fn passed(&self) -> bool {
+        matches!(self, Self::Passed)
+    }
+}
+
+/// Why an image failed.
+#[derive(Clone, Debug)]
+pub enum Reason {
+    /// Its first process did not come to run.
+    NotStarted(StartError),
+    /// Its first process ended.
+    Exited(ExitReason),
+    /// It ran, and its probe did not pass.
+    NotHealthy {
+        /// Which limit was reached.
+        why: GaveUp,
+        /// After how long.
+        after: Duration,
+        /// What the last attempt saw.
+        last: Option<Outcome>,
+        /// What listened in its network namespace at the end.
+        listening: Vec<Listener>,
+    },
+}
+
+/// How a first process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExitReason {
+    /// Its status.
+    pub status: ExitStatus,
+    /// How long it ran.
+    pub after: Duration,
+}
+
+/// Why an image could not be judged.
+#[derive(Clone, Debug)]
+pub enum Inconclusive {
+    /// The host refused something.
+    Host(smokegate_sandbox::HostError),
+    /// The id map of the isolation level is too small for the image.
+    IdMap(String),
+    /// A port that was asked for is taken.
+    Port {
+        /// Where it should have listened.
+        address: SocketAddr,
+        /// What the bind answered.
+        error: String,
+    },
+}
+
+impl VariantVerdict {
+    /// The cause in one sentence: the thing to fix, not the symptom. Empty when it passed.
+    pub fn cause(&self) -> String {
+        match &self.decision {
+            Decision::Passed => String::new(),
+            Decision::Failed(reason) => self.failure(reason),
+            Decision::Inconclusive(Inconclusive::Host(error)) => error.to_string(),
+            Decision::Inconclusive(Inconclusive::IdMap(text)) => text.clone(),
+            Decision::Inconclusive(Inconclusive::Port { address, error }) => {
+                format!("cannot listen on {address}: {error}")
+            }
+        }
+    }
+
+    fn failure(&self, reason: &Reason) -> String {
+        match reason {
+            Reason::NotStarted(error) => start_cause(error),
+            Reason::Exited(ExitReason { status, after }) => {
+                let after = seconds(*after);
+                match status {
+                    ExitStatus::Code(0) => format!(
+                        "the entrypoint exited with code 0 after {after}, before {} passed: a service must keep running",
+                        self.probe
+                    ),
+                    ExitStatus::Code(126) => format!(
+                        "the entrypoint exited with code 126 after {after}: a command it ran is not executable"
+                    ),
+                    ExitStatus::Code(127) => format!(
+                        "the entrypoint exited with code 127 after {after}: a command or library it needs is not in the image"
+                    ),
+                    ExitStatus::Code(code) => {
+                        format!("the entrypoint exited with code {code} after {after}")
+                    }
+                    ExitStatus::Signal(signal) => format!(
+                        "the entrypoint was ended by {} after {after}",
+                        signal_name(*signal)
+                    ),
+                }
+            }
+            Reason::NotHealthy { after, last, listening, .. } => {
+                self.not_healthy(*after, last.as_ref(), listening)
+            }
+        }
+    }
+
+    fn not_healthy(
+        &self,
+        after: Duration,
+        last: Option<&Outcome>,
+        listening: &[Listener],
+    ) -> String {
+        let (probe, after) = (&self.probe, seconds(after));
+        if let (Probe::Http { port, .. }, Some(Outcome::Refused)) = (probe, last) {
+            let same_port: Vec<_> =
+                listening.iter().filter(|l| l.address.port() == *port).collect();
+            if !same_port.is_empty() {
+                let on = addresses(same_port.into_iter());
+                return format!(
+                    "the app listens on {on} only, so nothing outside its container can reach it; it must listen on 0.0.0.0:{port}"
+                );
+            }
+            if listening.is_empty() {
+                return format!("the app opened no port at all in {after}: {probe} was refused");
+            }
+            let on = addresses(listening.iter());
+            return format!("nothing listens on port {port}: the app listens on {on}");
+        }
+        match last {
+            Some(outcome) => {
+                let attempts = self.attempts.len();
+                let s = if attempts == 1 { "" } else { "s" };
+                format!("{probe} did not pass in {after} ({attempts} attempt{s}): it {}", verb(outcome))
+            }
+            None => format!("{probe} was not answered in {after}"),
+        }
+    }
+}
+
+/// An outcome as the end of a sentence that begins with "it".
+fn verb(outcome: &Outcome) -> String {
+    match outcome {
+        Outcome::Refused => "refused the connection".into(),
+        Outcome::TimedOut => "accepted the connection and never answered".into(),
+        Outcome::Closed { error } => format!("closed the connection without an answer ({error})"),
+        Outcome::NotHttp { error } => format!("answered something that is not HTTP ({error})"),
+        other => other.to_string(),
+    }
+}
+
+fn addresses<'a>(listeners: impl Iterator<Item = &'a Listener>) -> String {
+    let mut list: Vec<_> = listeners.map(|listener| listener.address.to_string()).collect();
+    list.sort();
+    list.dedup();
+    list.join(", ")
+}
+
+// The same numbers on every Linux (asm-generic/errno-base.h).
+const ENOENT: i32 = 2;
+const ENOEXEC: i32 = 8;
+const EACCES: i32 = 13;
+
+fn start_cause(error: &StartError) -> String {
+    match error {
+        StartError::Exec { program, path: Some(path), errno: ENOENT, .. } => {
+            format!("the entrypoint `{program}` is not on the image's PATH ({path})")
+        }
+        StartError::Exec { program, errno: ENOENT, file_exists: true, .. } => format!(
+            "the entrypoint `{program}` is in the image, but its interpreter is not (the program of its `#!` line, or the dynamic loader of its C library)"
+        ),
+        StartError::Exec { program, errno: ENOENT, .. } => {
+            format!("the entrypoint `{program}` does not exist in the image")
+        }
+        StartError::Exec { program, errno: EACCES, .. } => {
+            format!("the entrypoint `{program}` is not executable by the container's user")
+        }
+        StartError::Exec { program, errno: ENOEXEC, .. } => format!(
+            "the entrypoint `{program}` is not a program this machine can run (exec format error: another architecture, or a script without a `#!` line)"
+        ),
+        StartError::Exec { program, errno, .. } => {
+            format!("the entrypoint `{program}` cannot be run: {}", errno_text(*errno))
+        }
+        other => other.to_string(),
+    }
+}
+
+
+/// `0.31 s`, `12 s`.
+fn seconds(time: Duration) -> String {
+    let seconds = time.as_secs_f64();
+    if seconds < 10.0 { format!("{seconds:.2} s") } else { format!("{seconds:.0} s") }
+}
+
+/// `SIGKILL (9)`.
+pub(crate) fn signal_name(signal: i32) -> String {
+    let name = match signal {
+        1 => "SIGHUP",
+        2 => "SIGINT",
+        3 => "SIGQUIT",
+        4 => "SIGILL",
+        5 => "SIGTRAP",
+        6 => "SIGABRT",
+        7 => "SIGBUS",
+        8 => "SIGFPE",
+        9 => "SIGKILL",
+        11 => "SIGSEGV",
+        13 => "SIGPIPE",
+        14 => "SIGALRM",
+        15 => "SIGTERM",
+        31 => "SIGSYS",
+        _ => return format!("signal {signal}"),
+    };
+    format!("{name} ({signal})")
+}

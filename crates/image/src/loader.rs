@@ -1,0 +1,342 @@
+//! The walk from an image's root to every document and blob below it.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use oci_spec::image::{Descriptor, ImageIndex, ImageManifest};
+
+use crate::error::BlobName;
+use crate::manifest::{check_outline, digest_of, is_attached, parse, platform_of, select, sniff};
+use crate::media_type::{DocumentType, LayerType, document_type, is_image_config, layer_type};
+use crate::store::{Store, read_all};
+use crate::{
+    Algorithm, Blob, Compression, Content, Digest, Document, DocumentKind, Error, Hasher, Image,
+    ImageConfig, ImageParts, Layer, OpenOptions, Platform, PlatformImage,
+};
+
+/// Walks the documents of one image and collects what it is made of.
+pub(crate) struct Loader<'a> {
+    store: &'a dyn Store,
+    options: &'a OpenOptions,
+    documents: Vec<Document>,
+    loaded: HashSet<Digest>,
+    blobs: Vec<Blob>,
+    blob_at: HashMap<Digest, usize>,
+    platforms: Vec<(Platform, PlatformImage)>,
+    notes: Vec<String>,
+    memory: u64,
+}
+
+impl<'a> Loader<'a> {
+    pub(crate) fn new(store: &'a dyn Store, options: &'a OpenOptions) -> Self {
+        Self {
+            store,
+            options,
+            documents: Vec::new(),
+            loaded: HashSet::new(),
+            blobs: Vec::new(),
+            blob_at: HashMap::new(),
+            platforms: Vec::new(),
+            notes: Vec::new(),
+            memory: 0,
+        }
+    }
+
+    /// Reads everything below `root` and chooses the platform's image.
+    pub(crate) fn load(mut self, root: &Descriptor, names: Vec<String>) -> Result<Image, Error> {
+        self.document(root, &mut Vec::new())?;
+        if self.platforms.is_empty() {
+            let what = format!("{} {}", root.media_type(), root.digest());
+            let problem = "it holds attestations or other artifacts only".to_owned();
+            return Err(Error::NotRunnable { what, problem });
+        }
+        let platforms: Vec<&Platform> = self
+            .platforms
+            .iter()
+            .map(|(platform, _)| platform)
+            .collect();
+        let selected = select(&platforms, self.options)?;
+        Ok(Image::new(ImageParts {
+            documents: self.documents,
+            blobs: self.blobs,
+            platforms: self.platforms.into_iter().map(|(_, image)| image).collect(),
+            selected,
+            names,
+            synthesized: false,
+            notes: self.notes,
+        }))
+    }
+
+    /// Reads a manifest or index and what it names; `above` are the indexes that led here.
+    fn document(&mut self, descriptor: &Descriptor, above: &mut Vec<Digest>) -> Result<(), Error> {
+        let media_type = descriptor.media_type().as_ref();
+        let kind = document_type(media_type);
+        let role = if kind == Some(DocumentType::Index) {
+            "index"
+        } else {
+            "manifest"
+        };
+        let blob = BlobName {
+            digest: digest_of(descriptor)?,
+            role: role.to_owned(),
+        };
+        if above.contains(&blob.digest) {
+            return Err(Error::Cycle { blob });
+        }
+        if above.len() > self.options.limits.index_depth {
+            return Err(Error::TooDeep {
+                blob,
+                limit: self.options.limits.index_depth,
+            });
+        }
+        if self.loaded.contains(&blob.digest) {
+            self.listed_again(&blob.digest, descriptor);
+            return Ok(());
+        }
+        let kind = match kind {
+            Some(DocumentType::Schema1) => {
+                return Err(Error::Schema1 {
+                    what: blob.to_string(),
+                });
+            }
+            Some(kind) => kind,
+            None => {
+                return Err(Error::MediaType {
+                    blob,
+                    media_type: media_type.to_owned(),
+                });
+            }
+        };
+        let limit = self.options.limits.manifest_bytes;
+        let bytes = self.verified(&blob, descriptor.size(), limit)?;
+        check_outline(&bytes, &blob, media_type, kind)?;
+        let (kind, children) = match kind {
+            DocumentType::Index => {
+                above.push(blob.digest.clone());
+                let children = self.index(&blob, &bytes, above)?;
+                above.pop();
+                (DocumentKind::Index, children)
+            }
+            _ => self.manifest(&blob, &bytes, descriptor)?,
+        };
+        let platform = match (kind, platform_of(descriptor)) {
+            (DocumentKind::Image, None) => self
+                .platforms
+                .last()
+                .map(|(_, image)| image.platform.clone()),
+            (_, platform) => platform.map(|platform| platform.to_string()),
+        };
+        self.loaded.insert(blob.digest.clone());
+        self.documents.push(Document {
+            digest: blob.digest,
+            media_type: media_type.to_owned(),
+            bytes,
+            kind,
+            platform,
+            children,
+        });
+        Ok(())
+    }
+
+    /// One manifest may serve several platforms (`arm/v6` and `arm/v7`) and is then listed for each.
+    fn listed_again(&mut self, digest: &Digest, descriptor: &Descriptor) {
+        let same = self
+            .platforms
+            .iter()
+            .find(|(_, image)| image.manifest == *digest);
+        let (Some((_, image)), Some(platform)) = (same, platform_of(descriptor)) else {
+            return;
+        };
+        if !is_attached(descriptor) && self.platforms.iter().all(|(known, _)| *known != platform) {
+            let image = PlatformImage {
+                platform: platform.to_string(),
+                ..image.clone()
+            };
+            self.platforms.push((platform, image));
+        }
+    }
+
+    fn index(
+        &mut self,
+        blob: &BlobName,
+        bytes: &[u8],
+        above: &mut Vec<Digest>,
+    ) -> Result<Vec<Digest>, Error> {
+        let index: ImageIndex = parse(bytes, &blob.to_string())?;
+        let mut children = Vec::new();
+        for child in index.manifests() {
+            self.document(child, above)?;
+            children.push(digest_of(child)?);
+        }
+        Ok(children)
+    }
+
+    fn manifest(
+        &mut self,
+        blob: &BlobName,
+        bytes: &[u8],
+        descriptor: &Descriptor,
+    ) -> Result<(DocumentKind, Vec<Digest>), Error> {
+        let manifest: ImageManifest = parse(bytes, &blob.to_string())?;
+        let config_type = manifest.config().media_type().as_ref();
+        let kind = if is_attached(descriptor) || !is_image_config(config_type) {
+            self.attached(&manifest)?;
+            DocumentKind::Attached
+        } else {
+            self.image(blob, &manifest, descriptor)?;
+            DocumentKind::Image
+        };
+        let named = std::iter::once(manifest.config()).chain(manifest.layers());
+        Ok((kind, named.map(digest_of).collect::<Result<_, _>>()?))
+    }
+
+    /// The blobs of an attestation or artifact: kept whole, meant for others.
+    fn attached(&mut self, manifest: &ImageManifest) -> Result<(), Error> {
+        let named = std::iter::once(manifest.config()).chain(manifest.layers());
+        for descriptor in named {
+            let blob = BlobName {
+                digest: digest_of(descriptor)?,
+                role: "attached".to_owned(),
+            };
+            let range = self.store.blob(&blob, descriptor.size())?;
+            self.keep(descriptor, blob.digest, Content::File(range));
+        }
+        Ok(())
+    }
+
+    fn image(
+        &mut self,
+        manifest_name: &BlobName,
+        manifest: &ImageManifest,
+        descriptor: &Descriptor,
+    ) -> Result<(), Error> {
+        let blob = BlobName {
+            digest: digest_of(manifest.config())?,
+            role: "config".to_owned(),
+        };
+        let limit = self.options.limits.config_bytes;
+        let raw = self.verified(&blob, manifest.config().size(), limit)?;
+        let config = ImageConfig::parse(&raw, &blob.to_string())?;
+        self.keep(manifest.config(), blob.digest.clone(), Content::Bytes(raw));
+
+        let count = manifest.layers().len();
+        if config.diff_ids.len() != count {
+            let ids = config.diff_ids.len();
+            let problem = format!("it has {count} layers, but its config {ids} diff_ids");
+            return Err(Error::Document {
+                what: manifest_name.to_string(),
+                problem,
+            });
+        }
+        let mut layers = Vec::with_capacity(count);
+        for (index, (layer, diff_id)) in manifest.layers().iter().zip(&config.diff_ids).enumerate()
+        {
+            let role = format!("layer {} of {count}", index + 1);
+            let (blob, compression) = self.layer(layer, role)?;
+            layers.push(Layer {
+                blob,
+                diff_id: diff_id.clone(),
+                compression,
+            });
+        }
+        let own = config.platform();
+        let platform = platform_of(descriptor).unwrap_or_else(|| own.clone());
+        if (&platform.os, &platform.architecture) != (&own.os, &own.architecture) {
+            self.notes.push(format!(
+                "the index says {} is for {platform}, its config says {own}",
+                manifest_name.digest
+            ));
+        }
+        let image = PlatformImage {
+            manifest: manifest_name.digest.clone(),
+            platform: platform.to_string(),
+            config_digest: blob.digest,
+            config,
+            layers,
+        };
+        self.platforms.push((platform, image));
+        Ok(())
+    }
+
+    fn layer(
+        &mut self,
+        descriptor: &Descriptor,
+        role: String,
+    ) -> Result<(Blob, Compression), Error> {
+        let blob = BlobName {
+            digest: digest_of(descriptor)?,
+            role,
+        };
+        let media_type = descriptor.media_type().as_ref().to_owned();
+        let has_urls = descriptor
+            .urls()
+            .as_ref()
+            .is_some_and(|urls| !urls.is_empty());
+        let said = match layer_type(&media_type) {
+            Some(LayerType::Foreign) => return Err(Error::Foreign { blob, media_type }),
+            Some(LayerType::Tar(_)) if has_urls => return Err(Error::Foreign { blob, media_type }),
+            Some(LayerType::Tar(compression)) => compression,
+            None => return Err(Error::MediaType { blob, media_type }),
+        };
+        if descriptor.size() == 0 {
+            return Err(Error::EmptyLayer { blob });
+        }
+        let range = self.store.blob(&blob, descriptor.size())?;
+        let compression = sniff(&range, &blob)?;
+        if compression != said {
+            self.notes.push(format!(
+                "{blob} is not compressed as its media type `{media_type}` says"
+            ));
+        }
+        let kept = self.keep(descriptor, blob.digest, Content::File(range));
+        Ok((kept, compression))
+    }
+
+    /// Adds a blob once, and answers the one that is kept.
+    fn keep(&mut self, descriptor: &Descriptor, digest: Digest, content: Content) -> Blob {
+        let next = self.blobs.len();
+        let at = *self.blob_at.entry(digest.clone()).or_insert(next);
+        if at == next {
+            let media_type = descriptor.media_type().as_ref().to_owned();
+            self.blobs
+                .push(Blob::new(digest, descriptor.size(), media_type, content));
+        }
+        self.blobs[at].clone()
+    }
+
+    /// The bytes of a small blob, which are those its digest names.
+    fn verified(&mut self, blob: &BlobName, size: u64, limit: u64) -> Result<Arc<[u8]>, Error> {
+        if size > limit {
+            return Err(Error::TooLarge {
+                what: blob.to_string(),
+                size,
+                limit,
+            });
+        }
+        self.memory += size;
+        let limit_of_all = self.options.limits.documents_bytes;
+        if self.memory > limit_of_all {
+            let problem = format!("with it the image's documents exceed {limit_of_all} bytes");
+            return Err(Error::Document {
+                what: blob.to_string(),
+                problem,
+            });
+        }
+        let range = self.store.blob(blob, size)?;
+        let bytes = read_all(&range, &blob.to_string(), limit)?;
+        let got = hash(blob.digest.algorithm(), &bytes);
+        if got != blob.digest {
+            return Err(Error::DigestMismatch {
+                blob: blob.clone(),
+                got,
+            });
+        }
+        Ok(bytes)
+    }
+}
+
+fn hash(algorithm: Algorithm, bytes: &[u8]) -> Digest {
+    let mut hasher = Hasher::new(algorithm);
+    hasher.update(bytes);
+    hasher.finish()
+}

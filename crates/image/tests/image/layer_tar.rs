@@ -1,0 +1,174 @@
+use std::io::{ErrorKind, Read};
+use std::sync::Arc;
+
+use smokegate_image::{Compression, Content, DiffId, Digest, LayerDigest, LayerTar, Limits};
+
+use crate::content::{gzip, layer_tar};
+
+fn stream(stored: &[u8], tar: &[u8], limits: &Limits) -> LayerTar {
+    LayerTar::new(
+        Content::Bytes(Arc::from(stored)),
+        LayerDigest(Digest::sha256(stored)),
+        stored.len() as u64,
+        DiffId(Digest::sha256(tar)),
+        Compression::sniff(stored),
+        limits,
+    )
+    .unwrap()
+}
+
+fn read(stored: &[u8], tar: &[u8]) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    stream(stored, tar, &Limits::default()).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+#[test]
+fn all_members_and_frames_are_one_stream() {
+    let tar = layer_tar(1);
+    let (left, right) = tar.split_at(700);
+    let zstd = |bytes: &[u8]| zstd::bulk::compress(bytes, 1).unwrap();
+    let skippable = [
+        &[0x50, 0x2a, 0x4d, 0x18, 3, 0, 0, 0][..],
+        b"abc",
+        &zstd(&tar),
+    ]
+    .concat();
+    let cases = [
+        tar.clone(),
+        gzip(&tar),
+        [gzip(left), gzip(b""), gzip(right)].concat(),
+        zstd(&tar),
+        [zstd(left), zstd(right)].concat(),
+        skippable,
+    ];
+    for stored in cases {
+        assert_eq!(read(&stored, &tar).unwrap(), tar);
+    }
+}
+
+#[test]
+fn nothing_but_the_described_bytes_reaches_the_end() {
+    let tar = layer_tar(1);
+    let packed = gzip(&tar);
+    let cases: [(&str, Vec<u8>, &[u8], &str); 5] = [
+        (
+            "zero padding",
+            [&packed[..], &[0; 512]].concat(),
+            &tar,
+            "something else follows it",
+        ),
+        (
+            "garbage",
+            [&packed[..], b"garbage"].concat(),
+            &tar,
+            "something else follows it",
+        ),
+        (
+            "half a member",
+            packed[..packed.len() / 2].to_vec(),
+            &tar,
+            "gzip stream is damaged",
+        ),
+        (
+            "other diff_id",
+            packed.clone(),
+            b"other",
+            "diff_id mismatch (got sha256:",
+        ),
+        (
+            "plain, other diff_id",
+            tar.clone(),
+            b"other",
+            "diff_id mismatch",
+        ),
+    ];
+    for (name, stored, tar, message) in cases {
+        let error = read(&stored, tar).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidData, "{name}: {error}");
+        assert!(error.to_string().contains(message), "{name}: {error}");
+    }
+}
+
+#[test]
+fn a_changed_blob_is_a_wrong_digest_not_a_bad_stream() {
+    let tar = layer_tar(1);
+    for stored in [
+        gzip(&tar),
+        zstd::bulk::compress(&tar, 1).unwrap(),
+        tar.clone(),
+    ] {
+        let mut changed = stored.clone();
+        let middle = changed.len() / 2;
+        changed[middle] ^= 0x40;
+        let mut stream = LayerTar::new(
+            Content::Bytes(Arc::from(&changed[..])),
+            LayerDigest(Digest::sha256(&stored)),
+            stored.len() as u64,
+            DiffId(Digest::sha256(&tar)),
+            Compression::sniff(&stored),
+            &Limits::default(),
+        )
+        .unwrap();
+        let error = stream.read_to_end(&mut Vec::new()).unwrap_err();
+        assert!(
+            error.to_string().contains("digest mismatch (got sha256:"),
+            "{error}"
+        );
+        assert!(!stream.is_verified());
+        // Asking again does not make it good.
+        assert!(stream.read(&mut [0; 16]).is_err());
+        assert!(stream.finish().is_err());
+    }
+}
+
+#[test]
+fn finish_verifies_what_a_tar_reader_left() {
+    let tar = [layer_tar(1), vec![0; 100_000]].concat();
+    let mut stream = stream(&gzip(&tar), &tar, &Limits::default());
+    stream.read_exact(&mut [0; 512]).unwrap();
+    assert!(!stream.is_verified());
+    stream.finish().unwrap();
+}
+
+#[test]
+fn a_bomb_is_stopped() {
+    let tar = vec![0; 4 << 20];
+    let ratio = Limits {
+        layer_ratio: 10,
+        ratio_grace: 1 << 20,
+        ..Limits::default()
+    };
+    let total = Limits {
+        layer_bytes: 3 << 20,
+        ..Limits::default()
+    };
+    for (limits, stored) in [
+        (ratio, gzip(&tar)),
+        (total, gzip(&tar)),
+        (total, tar.clone()),
+    ] {
+        let error = stream(&stored, &tar, &limits).finish().unwrap_err();
+        assert!(error.to_string().contains("decompression bomb"), "{error}");
+    }
+    let roomy = Limits {
+        layer_ratio: 10_000,
+        ratio_grace: 1 << 20,
+        ..Limits::default()
+    };
+    stream(&gzip(&tar), &tar, &roomy).finish().unwrap();
+}
+
+#[test]
+fn a_zstd_window_beyond_128_mib_is_refused() {
+    // RFC 8878, 3.1.1: magic, a frame header with only a window descriptor, one last raw block.
+    let tar = layer_tar(1);
+    let block = ((tar.len() as u32) << 3 | 1).to_le_bytes();
+    let frame = |window_log: u8| {
+        let header = [0x28, 0xb5, 0x2f, 0xfd, 0, (window_log - 10) << 3];
+        [&header, &block[..3], &tar].concat()
+    };
+    assert_eq!(read(&frame(27), &tar).unwrap(), tar);
+    let error = read(&frame(28), &tar).unwrap_err();
+    assert!(error.to_string().contains("too much memory"), "{error}");
+}

@@ -1,0 +1,207 @@
+//! The first phase of a push: every blob and manifest to every destination.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use smokegate_image::{Blob, Document};
+use tokio::task::JoinSet;
+
+use crate::archive_target::{ArchiveTarget, WrittenArchive};
+use crate::layout_target::LayoutTarget;
+use crate::push_run::Run;
+use crate::tasks::{blocking, bounded, joined};
+use crate::transport::Repository;
+use crate::{Action, BlobOutcome, Destination, Error, Publisher, PushPlan, Step};
+
+/// Archives that are complete and wait for their names.
+pub(crate) type Archives = HashMap<Destination, WrittenArchive>;
+
+impl Publisher {
+    /// Brings blobs and manifests to every destination; archives are complete but have no name yet.
+    pub(crate) async fn content(&self, run: &Arc<Run>, plan: &PushPlan) -> Result<Archives, Error> {
+        let mut layouts: BTreeMap<&Destination, Vec<Blob>> = BTreeMap::new();
+        let mut uploads: BTreeMap<&str, Vec<Transfer>> = BTreeMap::new();
+        let mut mounts: BTreeMap<&str, Vec<Transfer>> = BTreeMap::new();
+        for Step {
+            destination,
+            action,
+        } in plan.steps()
+        {
+            let (digest, from) = match action {
+                Action::KeepBlob { digest, .. } => {
+                    run.blob_done(destination, run.blob(digest), BlobOutcome::Present);
+                    continue;
+                }
+                Action::UploadBlob { digest, .. } => (digest, None),
+                Action::MountBlob { digest, from, .. } => (digest, Some(from.clone())),
+                _ => continue,
+            };
+            let blob = run.blob(digest).clone();
+            match destination {
+                Destination::Repository { registry, .. } => {
+                    let phase = if from.is_some() {
+                        &mut mounts
+                    } else {
+                        &mut uploads
+                    };
+                    let repository = self.repository(destination)?;
+                    let destination = Arc::new(destination.clone());
+                    let transfer = Transfer {
+                        repository,
+                        destination,
+                        blob,
+                        from,
+                    };
+                    phase.entry(registry.as_str()).or_default().push(transfer);
+                }
+                Destination::Layout(_) => layouts.entry(destination).or_default().push(blob),
+                // Written as a whole, below.
+                Destination::Archive(_) => {}
+            }
+        }
+        // Registries and disks do not slow each other down, so they are served side by side.
+        let mut local = JoinSet::new();
+        for (destination, blobs) in layouts {
+            let (run, destination) = (Arc::clone(run), destination.clone());
+            local.spawn(blocking(move || fill_layout(&run, &destination, &blobs)));
+        }
+        let mut writing = JoinSet::new();
+        for (destination, tags) in archive_tags(plan) {
+            let run = Arc::clone(run);
+            writing.spawn(blocking(move || {
+                let written = write_archive(&run, &destination, &tags)?;
+                Ok((destination, written))
+            }));
+        }
+        for phase in [uploads, mounts] {
+            let mut registries = JoinSet::new();
+            for transfers in phase.into_values() {
+                let limit = self.options.parallel_uploads;
+                let run = Arc::clone(run);
+                registries.spawn(async move {
+                    let transfers = transfers
+                        .into_iter()
+                        .map(|transfer| transfer.run(Arc::clone(&run)));
+                    bounded(limit, transfers).await
+                });
+            }
+            joined(registries).await?;
+        }
+        joined(local).await?;
+        let archives = joined(writing).await?.into_iter().collect();
+        self.manifests(run, plan).await?;
+        Ok(archives)
+    }
+
+    /// Writes the manifests: in each destination in their order, in all destinations at once.
+    async fn manifests(&self, run: &Arc<Run>, plan: &PushPlan) -> Result<(), Error> {
+        let mut steps: BTreeMap<&Destination, Vec<(Document, bool)>> = BTreeMap::new();
+        for Step {
+            destination,
+            action,
+        } in plan.steps()
+        {
+            let (digest, write) = match action {
+                Action::KeepManifest { digest } => (digest, false),
+                Action::PutManifest { digest } => (digest, true),
+                _ => continue,
+            };
+            let document = run.document(digest).clone();
+            steps
+                .entry(destination)
+                .or_default()
+                .push((document, write));
+        }
+        let mut writing = JoinSet::new();
+        for (destination, documents) in steps {
+            let run = Arc::clone(run);
+            let destination = destination.clone();
+            let repository = match destination {
+                Destination::Repository { .. } => Some(self.repository(&destination)?),
+                _ => None,
+            };
+            writing.spawn(async move {
+                for (document, write) in documents {
+                    match (&destination, &repository) {
+                        (_, Some(repository)) if write => {
+                            repository.put_document(&document).await?
+                        }
+                        (Destination::Layout(path), _) if write => {
+                            let (layout, document) = (LayoutTarget::new(path), document.clone());
+                            blocking(move || layout.put_document(&document)).await?;
+                        }
+                        // There already; or in an archive, which was written with them.
+                        _ => {}
+                    }
+                    run.manifest_done(&destination, &document.digest, write);
+                }
+                Ok(())
+            });
+        }
+        joined(writing).await.map(drop)
+    }
+}
+
+/// A blob on its way to a repository.
+struct Transfer {
+    repository: Repository,
+    destination: Arc<Destination>,
+    blob: Blob,
+    from: Option<String>,
+}
+
+impl Transfer {
+    async fn run(self, run: Arc<Run>) -> Result<(), Error> {
+        let Self {
+            repository,
+            destination,
+            blob,
+            from,
+        } = self;
+        let outcome = repository
+            .put_blob(&blob, from.as_deref(), &destination, &run.observer)
+            .await?;
+        run.blob_done(&destination, &blob, outcome);
+        Ok(())
+    }
+}
+
+fn fill_layout(run: &Run, destination: &Destination, blobs: &[Blob]) -> Result<(), Error> {
+    let Destination::Layout(path) = destination else {
+        unreachable!("called for layouts")
+    };
+    let layout = LayoutTarget::new(path);
+    for blob in blobs {
+        layout.put_blob(blob, &|sent| run.written(destination, blob, sent))?;
+        run.blob_done(destination, blob, BlobOutcome::Uploaded);
+    }
+    Ok(())
+}
+
+fn write_archive(
+    run: &Run,
+    destination: &Destination,
+    tags: &[String],
+) -> Result<WrittenArchive, Error> {
+    let Destination::Archive(path) = destination else {
+        unreachable!("called for archives")
+    };
+    let archive = ArchiveTarget::new(path);
+    let progress = |blob: &Blob, sent| run.written(destination, blob, sent);
+    let written = archive.write(&run.image, tags, &progress)?;
+    for blob in run.image.blobs() {
+        run.blob_done(destination, blob, BlobOutcome::Uploaded);
+    }
+    Ok(written)
+}
+
+fn archive_tags(plan: &PushPlan) -> BTreeMap<Destination, Vec<String>> {
+    let mut archives: BTreeMap<Destination, Vec<String>> = BTreeMap::new();
+    for target in plan.targets() {
+        if let Destination::Archive(_) = target.destination() {
+            let tags = archives.entry(target.destination().clone()).or_default();
+            tags.push(target.tag().to_owned());
+        }
+    }
+    archives
+}

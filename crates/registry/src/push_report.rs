@@ -1,0 +1,153 @@
+//! What a push did, and what a push that failed left behind.
+
+use smokegate_image::Digest;
+
+use crate::{Destination, Error, ErrorKind, Target};
+
+/// A number of blobs and their size in all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BlobCount {
+    /// How many.
+    pub blobs: u64,
+    /// How large together.
+    pub bytes: u64,
+}
+
+impl BlobCount {
+    pub(crate) fn add(&mut self, size: u64) {
+        self.blobs += 1;
+        self.bytes += size;
+    }
+}
+
+/// One tag after a push that succeeded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TargetReport {
+    /// Which.
+    pub target: Target,
+    /// Where it pointed before.
+    pub previous: Option<Digest>,
+    /// Whether it had to be moved.
+    pub moved: bool,
+}
+
+/// What one destination got.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DestinationReport {
+    /// Which.
+    pub destination: Destination,
+    /// Blobs that were sent.
+    pub uploaded: BlobCount,
+    /// Blobs that the registry took from another of its repositories.
+    pub mounted: BlobCount,
+    /// Blobs that were there.
+    pub present: BlobCount,
+    /// Manifests and indexes that were sent.
+    pub manifests_written: u64,
+    /// Manifests and indexes that were there.
+    pub manifests_present: u64,
+}
+
+impl DestinationReport {
+    pub(crate) fn new(destination: Destination) -> Self {
+        Self {
+            destination,
+            uploaded: BlobCount::default(),
+            mounted: BlobCount::default(),
+            present: BlobCount::default(),
+            manifests_written: 0,
+            manifests_present: 0,
+        }
+    }
+}
+
+/// What a push did. Every tag in it was read back and points to `digest`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PushReport {
+    /// What the tags point to.
+    pub digest: Digest,
+    /// The tags, in the order in which they were moved.
+    pub targets: Vec<TargetReport>,
+    /// The destinations.
+    pub destinations: Vec<DestinationReport>,
+}
+
+/// Where a tag points.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TagPosition {
+    /// To this digest.
+    At(Digest),
+    /// It does not exist.
+    Absent,
+    /// It could not be read after a move that may have been made.
+    Unknown,
+}
+
+impl From<Option<Digest>> for TagPosition {
+    fn from(digest: Option<Digest>) -> Self {
+        digest.map_or(Self::Absent, Self::At)
+    }
+}
+
+impl std::fmt::Display for TagPosition {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::At(digest) => write!(f, "{digest}"),
+            Self::Absent => f.write_str("absent"),
+            Self::Unknown => f.write_str("unknown"),
+        }
+    }
+}
+
+/// One tag after a push that failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TagState {
+    /// Which.
+    pub target: Target,
+    /// Where it pointed before; unknown when the push failed before that was asked.
+    pub was: TagPosition,
+    /// Where it points now.
+    pub now: TagPosition,
+}
+
+impl TagState {
+    /// Whether the tag is, or may be, elsewhere than before.
+    pub fn is_moved(&self) -> bool {
+        self.now != self.was
+    }
+}
+
+/// A push that failed, and where it left every tag.
+#[derive(Debug, thiserror::Error)]
+#[error("publishing failed{}", if self.tags_moved() { " after a tag was moved" } else { "" })]
+pub struct PushError {
+    /// Every tag that was asked for, in the order in which they would have moved.
+    pub tags: Vec<TagState>,
+    /// Why.
+    #[source]
+    pub source: Error,
+}
+
+impl PushError {
+    /// Whether a tag is, or may be, elsewhere than before.
+    pub fn tags_moved(&self) -> bool {
+        self.tags.iter().any(TagState::is_moved)
+    }
+
+    /// Whose fault it is.
+    pub fn kind(&self) -> ErrorKind {
+        self.source.kind()
+    }
+
+    pub(crate) fn before_any_tag(targets: &[Target], source: Error) -> Self {
+        let tags = targets.iter().map(|target| TagState {
+            target: target.clone(),
+            was: TagPosition::Unknown,
+            now: TagPosition::Unknown,
+        });
+        Self {
+            tags: tags.collect(),
+            source,
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! What the destinations of a push already have.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use smokegate_image::{Digest, Image};
+
+use crate::layout_target::LayoutTarget;
+use crate::tasks::{blocking, bounded};
+use crate::transport::Repository;
+use crate::{Destination, Error, Publisher, Target};
+
+/// What one destination has of an image.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DestinationState {
+    /// The image's blobs that are there.
+    pub blobs: BTreeSet<Digest>,
+    /// The image's manifests and indexes that are there, byte for byte.
+    pub documents: BTreeSet<Digest>,
+    /// What the wanted tags point to; a tag that does not exist has no entry.
+    pub tags: BTreeMap<String, Digest>,
+}
+
+/// What every destination has. A destination without an entry has nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RemoteState {
+    /// By destination.
+    pub destinations: BTreeMap<Destination, DestinationState>,
+}
+
+/// What a look at a target before the gate found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TargetCheck {
+    /// The target; it may be written to.
+    pub target: Target,
+    /// What it points to now.
+    pub current: Option<Digest>,
+}
+
+impl Publisher {
+    /// Asks every destination what it has of an image. An archive has nothing, as it is written anew.
+    ///
+    /// # Errors
+    /// When a destination does not answer, or not well.
+    pub async fn remote_state(
+        &self,
+        image: &Image,
+        targets: &[Target],
+    ) -> Result<RemoteState, Error> {
+        let mut tags: BTreeMap<&Destination, Vec<String>> = BTreeMap::new();
+        for target in targets {
+            tags.entry(target.destination())
+                .or_default()
+                .push(target.tag().to_owned());
+        }
+        let mut state = RemoteState::default();
+        for (destination, tags) in tags {
+            let found = match destination {
+                Destination::Repository { .. } => {
+                    self.repository_state(self.repository(destination)?, image, tags)
+                        .await?
+                }
+                Destination::Layout(path) => {
+                    let (layout, image) = (LayoutTarget::new(path), image.clone());
+                    blocking(move || layout.state(&image, &tags)).await?
+                }
+                Destination::Archive(_) => DestinationState::default(),
+            };
+            state.destinations.insert(destination.clone(), found);
+        }
+        Ok(state)
+    }
+
+    async fn repository_state(
+        &self,
+        repository: Repository,
+        image: &Image,
+        tags: Vec<String>,
+    ) -> Result<DestinationState, Error> {
+        let mut state = DestinationState::default();
+        // The tags first: they say soonest that the repository cannot be reached at all.
+        for tag in tags {
+            let digest = repository
+                .resolve_tag(&tag, image.digest().algorithm())
+                .await?;
+            state.tags.extend(digest.map(|digest| (tag, digest)));
+        }
+        let limit = self.options.parallel_uploads;
+        let blobs = image.blobs().iter().map(|blob| {
+            let (repository, digest) = (repository.clone(), blob.digest().clone());
+            async move { Ok(repository.has_blob(&digest).await?.then_some(digest)) }
+        });
+        state.blobs = bounded(limit, blobs).await?.into_iter().flatten().collect();
+        let documents = image.documents().iter().map(|document| {
+            let (repository, document) = (repository.clone(), document.clone());
+            async move {
+                Ok(repository
+                    .has_document(&document)
+                    .await?
+                    .then_some(document.digest))
+            }
+        });
+        state.documents = bounded(limit, documents)
+            .await?
+            .into_iter()
+            .flatten()
+            .collect();
+        Ok(state)
+    }
+}

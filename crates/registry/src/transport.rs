@@ -1,0 +1,347 @@
+//! HTTP to one registry: authorised, retried, bounded. HTTP/1.1 only, a connection for each upload.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use reqwest::header::{AUTHORIZATION, HeaderMap};
+use reqwest::{Client, ClientBuilder, Method, RequestBuilder, Response, StatusCode, Url};
+
+use crate::auth::{Access, Authenticator, CredentialStore};
+use crate::location::{is_loopback, redirects, same_origin, shown};
+use crate::retry::Backoff;
+use crate::wire_error::{READ_LIMIT, WireError, retry_after};
+use crate::{Error, RegistryOptions, tls};
+
+/// The clients that every registry of a run shares.
+#[derive(Clone, Debug)]
+pub(crate) struct Clients {
+    /// Honours the system's proxies.
+    proxied: Client,
+    /// For loopback, which a proxy cannot reach: docker never asks one either.
+    pub(crate) direct: Client,
+}
+
+impl Clients {
+    pub(crate) fn new(options: &RegistryOptions) -> Result<Self, Error> {
+        let build =
+            |builder: ClientBuilder| builder.build().map_err(|source| Error::Client { source });
+        let tls = tls::client_config(options.ca_file.as_deref())?;
+        Ok(Self {
+            proxied: build(client(options, tls.clone()))?,
+            direct: build(client(options, tls).no_proxy())?,
+        })
+    }
+}
+
+fn client(options: &RegistryOptions, tls: rustls::ClientConfig) -> ClientBuilder {
+    Client::builder()
+        .user_agent(concat!("smokegate/", env!("CARGO_PKG_VERSION")))
+        .tls_backend_preconfigured(tls)
+        .http1_only()
+        .referer(false)
+        .redirect(redirects())
+        .connect_timeout(options.connect_timeout)
+}
+
+/// Sends one request, once. The time limit is on silence, so it does not suit a streamed body.
+pub(crate) async fn send(request: RequestBuilder, idle: Duration) -> Result<Answer, Error> {
+    let (client, request) = request.build_split();
+    let request = request.map_err(|source| Error::Client { source })?;
+    let exchange = Exchange {
+        method: request.method().clone(),
+        url: request.url().clone(),
+        idle,
+    };
+    match tokio::time::timeout(idle, client.execute(request)).await {
+        Ok(Ok(response)) => Ok(Answer { exchange, response }),
+        Ok(Err(source)) => Err(exchange.failed(source)),
+        Err(_) => Err(exchange.stalled()),
+    }
+}
+
+/// What a request was, for errors about it.
+#[derive(Clone, Debug)]
+pub(crate) struct Exchange {
+    pub(crate) method: Method,
+    pub(crate) url: Url,
+    pub(crate) idle: Duration,
+}
+
+impl Exchange {
+    pub(crate) fn failed(&self, source: reqwest::Error) -> Error {
+        // The error's own URL would show the query.
+        let source = source.without_url();
+        Error::Request {
+            method: self.method.clone(),
+            url: shown(&self.url),
+            source,
+        }
+    }
+
+    pub(crate) fn stalled(&self) -> Error {
+        Error::Stalled {
+            method: self.method.clone(),
+            url: shown(&self.url),
+            idle: self.idle,
+        }
+    }
+
+    pub(crate) fn protocol(&self, reason: impl Into<String>) -> Error {
+        let reason = reason.into();
+        Error::Protocol {
+            method: self.method.clone(),
+            url: shown(&self.url),
+            reason,
+        }
+    }
+}
+
+/// An answer whose body has not been read.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) exchange: Exchange,
+    response: Response,
+}
+
+impl Answer {
+    pub(crate) fn new(exchange: Exchange, response: Response) -> Self {
+        Self { exchange, response }
+    }
+
+    pub(crate) fn status(&self) -> StatusCode {
+        self.response.status()
+    }
+
+    pub(crate) fn headers(&self) -> &HeaderMap {
+        self.response.headers()
+    }
+
+    /// The URL that answered, after redirects.
+    pub(crate) fn url(&self) -> &Url {
+        self.response.url()
+    }
+
+    /// The whole body, refused beyond `limit`.
+    pub(crate) async fn body(mut self, limit: usize) -> Result<Vec<u8>, Error> {
+        let (body, complete) = self.read(limit).await?;
+        if complete {
+            Ok(body)
+        } else {
+            Err(self.exchange.protocol(format!("more than {limit} bytes")))
+        }
+    }
+
+    /// The error that this answer is.
+    pub(crate) async fn refused(mut self) -> Error {
+        // What is said about a refusal matters less than that it was one.
+        let body = self
+            .read(READ_LIMIT)
+            .await
+            .map(|(body, _)| body)
+            .unwrap_or_default();
+        Error::Refused {
+            status: self.status(),
+            retry_after: retry_after(self.headers(), SystemTime::now()),
+            detail: WireError::parse(&body),
+            method: self.exchange.method,
+            url: shown(&self.exchange.url),
+        }
+    }
+
+    async fn read(&mut self, limit: usize) -> Result<(Vec<u8>, bool), Error> {
+        let mut body = Vec::new();
+        loop {
+            let chunk = tokio::time::timeout(self.exchange.idle, self.response.chunk()).await;
+            let chunk = chunk.map_err(|_| self.exchange.stalled())?;
+            let Some(chunk) = chunk.map_err(|source| self.exchange.failed(source))? else {
+                return Ok((body, true));
+            };
+            let room = limit - body.len();
+            body.extend_from_slice(&chunk[..chunk.len().min(room)]);
+            if chunk.len() > room {
+                return Ok((body, false));
+            }
+        }
+    }
+}
+
+/// One registry, shared by everything that is pushed there.
+#[derive(Debug)]
+pub(crate) struct Registry {
+    name: String,
+    base: Url,
+    http: Client,
+    authenticator: Authenticator,
+    pub(crate) options: Arc<RegistryOptions>,
+}
+
+/// One repository of a registry.
+#[derive(Clone, Debug)]
+pub(crate) struct Repository {
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) name: String,
+}
+
+impl Registry {
+    pub(crate) fn new(
+        name: &str,
+        clients: &Clients,
+        store: Arc<CredentialStore>,
+        options: Arc<RegistryOptions>,
+    ) -> Result<Self, Error> {
+        // Docker Hub's API is on another host than its name (docker's own default).
+        let host = if name == "docker.io" {
+            "registry-1.docker.io"
+        } else {
+            name
+        };
+        let invalid = || Error::Challenge {
+            registry: name.to_owned(),
+            reason: "its name is not a host and port".to_owned(),
+        };
+        let mut base: Url = format!("https://{host}/v2/")
+            .parse()
+            .map_err(|_| invalid())?;
+        // Port 443 was said to mean TLS, on loopback too.
+        let names_https = host.ends_with(":443");
+        if options.plain_http || (is_loopback(&base) && !names_https) {
+            base = format!("http://{host}/v2/")
+                .parse()
+                .map_err(|_| invalid())?;
+        }
+        let http = if is_loopback(&base) {
+            &clients.direct
+        } else {
+            &clients.proxied
+        }
+        .clone();
+        let authenticator = Authenticator::new(name, store, http.clone(), Arc::clone(&options));
+        Ok(Self {
+            name: name.to_owned(),
+            base,
+            http,
+            authenticator,
+            options,
+        })
+    }
+
+    /// The registry as references name it.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn repository(self: &Arc<Self>, name: &str) -> Repository {
+        Repository {
+            registry: Arc::clone(self),
+            name: name.to_owned(),
+        }
+    }
+}
+
+impl Repository {
+    /// The URL of something in the repository: `manifests/…`, `blobs/…`.
+    pub(crate) fn url(&self, path: &str) -> Url {
+        let path = format!("{}/{path}", self.name);
+        self.registry
+            .base
+            .join(&path)
+            .expect("a repository's name is a valid path")
+    }
+
+    pub(crate) fn request(&self, method: Method, url: Url) -> RequestBuilder {
+        self.registry.http.request(method, url)
+    }
+
+    /// The header for a request to `url`, which is none for another host: a presigned URL is its own credential.
+    pub(crate) async fn authorize(
+        &self,
+        request: RequestBuilder,
+        url: &Url,
+        access: &Access,
+    ) -> Result<(RequestBuilder, Option<reqwest::header::HeaderValue>), Error> {
+        if !same_origin(url, &self.registry.base) {
+            return Ok((request, None));
+        }
+        let header = self.registry.authenticator.header(access).await?;
+        let request = match &header {
+            Some(header) => request.header(AUTHORIZATION, header.clone()),
+            None => request,
+        };
+        Ok((request, header))
+    }
+
+    /// Whether new credentials are at hand after an answer of 401 to a request that carried `used`.
+    pub(crate) async fn reauthorize(
+        &self,
+        answer: &Answer,
+        access: &Access,
+        used: Option<&reqwest::header::HeaderValue>,
+    ) -> Result<bool, Error> {
+        if !same_origin(answer.url(), &self.registry.base) {
+            return Ok(false);
+        }
+        self.registry
+            .authenticator
+            .renew(access, answer.headers(), used)
+            .await
+    }
+
+    /// Sends what `build` builds, again with new credentials after a 401. No other retry.
+    pub(crate) async fn send_once(
+        &self,
+        access: &Access,
+        build: impl Fn() -> RequestBuilder,
+    ) -> Result<Answer, Error> {
+        let idle = self.registry.options.idle_timeout;
+        let (request, used) = self.authorize(build(), &self.registry.base, access).await?;
+        let answer = send(request, idle).await?;
+        if answer.status() != StatusCode::UNAUTHORIZED {
+            return Ok(answer);
+        }
+        if !self.reauthorize(&answer, access, used.as_ref()).await? {
+            return Err(self.unauthorized(answer).await);
+        }
+        let (request, _) = self.authorize(build(), &self.registry.base, access).await?;
+        let answer = send(request, idle).await?;
+        if answer.status() == StatusCode::UNAUTHORIZED {
+            return Err(self.unauthorized(answer).await);
+        }
+        Ok(answer)
+    }
+
+    /// Sends what `build` builds until it is answered with one of `expected`.
+    pub(crate) async fn send(
+        &self,
+        access: &Access,
+        expected: &[StatusCode],
+        build: impl Fn() -> RequestBuilder,
+    ) -> Result<Answer, Error> {
+        let mut backoff = Backoff::new(&self.registry.options);
+        loop {
+            let error = match self.send_once(access, &build).await {
+                Ok(answer) if expected.contains(&answer.status()) => return Ok(answer),
+                Ok(answer) => answer.refused().await,
+                Err(error) => error,
+            };
+            backoff.after(error).await?;
+        }
+    }
+
+    /// The error of an answer of 401, with where the credential came from.
+    pub(crate) async fn unauthorized(&self, answer: Answer) -> Error {
+        let credential = match self.registry.authenticator.describe(&self.name).await {
+            Ok(credential) => credential,
+            Err(error) => return error,
+        };
+        let detail = match answer.refused().await {
+            Error::Refused { detail, .. } => detail,
+            other => return other,
+        };
+        Error::Unauthorized {
+            registry: self.registry.name.clone(),
+            repository: self.name.clone(),
+            credential,
+            detail,
+        }
+    }
+}

@@ -1,0 +1,342 @@
+//! The blocks of a tar stream (POSIX.1-2024 pax, "ustar Interchange Format"; GNU tar manual, "Basic Tar Format").
+//!
+//! Headers are decoded in place and file data is lent out of one recycled buffer, so that it is copied once.
+//! The `tar` crate's own iterator is not used: it splits PAX records at newlines, which attribute values may
+//! hold, and reads extended headers of any size into memory.
+
+use std::io::{self, Read};
+
+use tar::Header;
+
+use crate::{EntryProblem, Error, Limits};
+
+const BLOCK: usize = 512;
+const BUFFER: usize = 256 * 1024;
+
+/// Keys and values, any bytes.
+pub(crate) type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
+
+/// Extended headers that came before a header and describe the same entry.
+#[derive(Debug, Default)]
+pub(crate) struct Extensions {
+    /// PAX records in order; a later one of the same key wins. Global ones come first.
+    pub(crate) pax: Pairs,
+    pub(crate) long_name: Option<Vec<u8>>,
+    pub(crate) long_link: Option<Vec<u8>>,
+}
+
+impl Extensions {
+    /// Value of the last PAX record of this key; an empty one takes back what came before.
+    pub(crate) fn pax(&self, key: &[u8]) -> Option<&[u8]> {
+        let last = self.pax.iter().rev().find(|(name, _)| name == key);
+        last.map(|(_, value)| value.as_slice())
+            .filter(|value| !value.is_empty())
+    }
+}
+
+/// Reads headers and data alternately.
+pub(crate) struct TarReader<R> {
+    inner: R,
+    buffer: Box<[u8]>,
+    start: usize,
+    end: usize,
+    /// Bytes taken from `inner`.
+    read: u64,
+    /// Of the current entry: data not lent out yet, and the padding behind it.
+    data: u64,
+    padding: u64,
+    global: Pairs,
+    total_limit: u64,
+    header_limit: u64,
+}
+
+impl<R: Read> TarReader<R> {
+    pub(crate) fn new(inner: R, limits: &Limits) -> Self {
+        Self {
+            inner,
+            buffer: vec![0; BUFFER].into_boxed_slice(),
+            start: 0,
+            end: 0,
+            read: 0,
+            data: 0,
+            padding: 0,
+            global: Vec::new(),
+            total_limit: limits.total_bytes,
+            header_limit: limits.header_bytes,
+        }
+    }
+
+    /// Where in the stream the reader stands.
+    fn offset(&self) -> u64 {
+        self.read - (self.end - self.start) as u64
+    }
+
+    fn broken(&self, what: &'static str) -> Error {
+        Error::Tar {
+            offset: self.offset(),
+            what,
+        }
+    }
+
+    /// Reads more when the buffer is empty; 0 at the end of the stream.
+    fn fill(&mut self) -> Result<usize, Error> {
+        if self.start == self.end {
+            (self.start, self.end) = (0, 0);
+            self.top_up()?;
+        }
+        Ok(self.end - self.start)
+    }
+
+    /// Reads once behind what is buffered.
+    fn top_up(&mut self) -> Result<usize, Error> {
+        let count = loop {
+            match self.inner.read(&mut self.buffer[self.end..]) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => break result.map_err(Error::Read)?,
+            }
+        };
+        self.end += count;
+        self.read += count as u64;
+        if self.read > self.total_limit {
+            return Err(self.broken("the uncompressed layer is over the limit on its total size"));
+        }
+        Ok(count)
+    }
+
+    /// One block, or `None` where the stream ends on a block boundary.
+    fn block(&mut self) -> Result<Option<[u8; BLOCK]>, Error> {
+        while self.end - self.start < BLOCK {
+            if self.start > 0 {
+                self.buffer.copy_within(self.start..self.end, 0);
+                (self.start, self.end) = (0, self.end - self.start);
+            }
+            if self.top_up()? == 0 {
+                if self.start == self.end {
+                    return Ok(None);
+                }
+                return Err(self.broken("it ends within a header"));
+            }
+        }
+        let mut block = [0; BLOCK];
+        block.copy_from_slice(&self.buffer[self.start..self.start + BLOCK]);
+        self.start += BLOCK;
+        Ok(Some(block))
+    }
+
+    /// The next bytes of the current entry's data, empty at its end.
+    pub(crate) fn data(&mut self) -> Result<&[u8], Error> {
+        if self.data == 0 {
+            return Ok(&[]);
+        }
+        if self.fill()? == 0 {
+            return Err(self.broken("it ends within a file"));
+        }
+        let available =
+            (self.end - self.start).min(usize::try_from(self.data).unwrap_or(usize::MAX));
+        let from = self.start;
+        self.start += available;
+        self.data -= available as u64;
+        Ok(&self.buffer[from..from + available])
+    }
+
+    fn finish_entry(&mut self) -> Result<(), Error> {
+        while !self.data()?.is_empty() {}
+        self.data = std::mem::take(&mut self.padding);
+        while !self.data()?.is_empty() {}
+        Ok(())
+    }
+
+    /// Says how much data follows the header just read.
+    pub(crate) fn set_size(&mut self, size: u64) {
+        self.data = size;
+        self.padding = size.wrapping_neg() % BLOCK as u64;
+    }
+
+    /// Goes to the next entry; `None` at the end of the archive. The data of the entry before is skipped.
+    /// Only after [`TarReader::set_size`] is its data readable.
+    pub(crate) fn next_header(&mut self) -> Result<Option<(Header, Extensions)>, Error> {
+        self.finish_entry()?;
+        let mut extensions = Extensions::default();
+        let mut budget = self.header_limit;
+        loop {
+            let Some(block) = self.block()? else {
+                return Ok(None);
+            };
+            // Two zero blocks close an archive; like Go's and the `tar` crate, one is enough.
+            if block.iter().all(|byte| *byte == 0) {
+                return Ok(None);
+            }
+            let header = Header::from_byte_slice(&block).clone();
+            self.check(&header)?;
+            match header.as_bytes()[156] {
+                b'x' => {
+                    let records = self.extension(&header, &mut budget)?;
+                    extensions.pax.extend(self.records(&records)?);
+                }
+                b'g' => {
+                    let records = self.extension(&header, &mut budget)?;
+                    let records = self.records(&records)?;
+                    for (key, value) in records {
+                        self.global.retain(|(name, _)| *name != key);
+                        self.global.push((key, value));
+                    }
+                    let held: usize = self
+                        .global
+                        .iter()
+                        .map(|(key, value)| key.len() + value.len())
+                        .sum();
+                    if held as u64 > self.header_limit {
+                        return Err(
+                            self.broken("global extended headers are over the limit on their size")
+                        );
+                    }
+                }
+                b'L' => {
+                    extensions.long_name = Some(c_string(self.extension(&header, &mut budget)?))
+                }
+                b'K' => {
+                    extensions.long_link = Some(c_string(self.extension(&header, &mut budget)?))
+                }
+                _ => {
+                    extensions.pax.splice(..0, self.global.iter().cloned());
+                    return Ok(Some((header, extensions)));
+                }
+            }
+        }
+    }
+
+    /// A block of a GNU sparse map that goes on behind the header.
+    pub(crate) fn sparse_block(&mut self) -> Result<[u8; BLOCK], Error> {
+        self.block()?
+            .ok_or_else(|| self.broken("it ends within a sparse map"))
+    }
+
+    /// Reads what is left behind the end mark, so that a verifying reader comes to its verdict.
+    pub(crate) fn drain(&mut self) -> Result<(), Error> {
+        while self.fill()? > 0 {
+            self.start = self.end;
+        }
+        Ok(())
+    }
+
+    fn check(&self, header: &Header) -> Result<(), Error> {
+        let bytes = header.as_bytes();
+        let sum = |as_number: fn(&u8) -> i64| -> i64 {
+            let outside = bytes[..148].iter().chain(&bytes[156..]);
+            outside.map(as_number).sum::<i64>() + 8 * i64::from(b' ')
+        };
+        let stored = number(&bytes[148..156]);
+        // Some old tars summed signed bytes.
+        let sums = [
+            sum(|byte| i64::from(*byte)),
+            sum(|byte| i64::from(byte.cast_signed())),
+        ];
+        match stored {
+            Some(stored) if sums.contains(&stored) => Ok(()),
+            _ => Err(self.broken("header checksum mismatch")),
+        }
+    }
+
+    fn extension(&mut self, header: &Header, budget: &mut u64) -> Result<Vec<u8>, Error> {
+        let size = number(&header.as_old().size).and_then(|size| u64::try_from(size).ok());
+        let size = size.ok_or_else(|| self.broken("bad size of an extended header"))?;
+        *budget = budget.checked_sub(size).ok_or_else(|| {
+            let problem = EntryProblem::Limit {
+                what: "its extended header",
+                limit: self.header_limit,
+            };
+            Error::entry(&header.path_bytes(), problem)
+        })?;
+        self.set_size(size);
+        let mut bytes = Vec::new();
+        loop {
+            let data = self.data()?;
+            if data.is_empty() {
+                break;
+            }
+            bytes.extend_from_slice(data);
+        }
+        self.finish_entry()?;
+        Ok(bytes)
+    }
+
+    /// `LENGTH KEY=VALUE\n`, the length counting all of it in decimal.
+    fn records(&self, mut bytes: &[u8]) -> Result<Pairs, Error> {
+        let mut records = Vec::new();
+        while !bytes.is_empty() {
+            let parsed = (|| {
+                let space = bytes.iter().take(20).position(|byte| *byte == b' ')?;
+                let length: usize = std::str::from_utf8(&bytes[..space]).ok()?.parse().ok()?;
+                let record = bytes.get(space + 1..length)?.strip_suffix(b"\n")?;
+                let equals = record.iter().position(|byte| *byte == b'=')?;
+                Some((
+                    length,
+                    record[..equals].to_vec(),
+                    record[equals + 1..].to_vec(),
+                ))
+            })();
+            let Some((length, key, value)) = parsed else {
+                return Err(self.broken("malformed extended header"));
+            };
+            records.push((key, value));
+            bytes = &bytes[length..];
+        }
+        Ok(records)
+    }
+}
+
+fn c_string(mut bytes: Vec<u8>) -> Vec<u8> {
+    if let Some(nul) = bytes.iter().position(|byte| *byte == 0) {
+        bytes.truncate(nul);
+    }
+    bytes
+}
+
+/// A numeric field: octal digits between blanks and NULs, or GNU's base 256 in two's complement.
+pub(crate) fn number(field: &[u8]) -> Option<i64> {
+    if field[0] & 0x80 != 0 {
+        let negative = field[0] & 0x40 != 0;
+        let first = if negative {
+            i128::from(field[0]) - 0x100
+        } else {
+            i128::from(field[0] & 0x7f)
+        };
+        let value = field[1..].iter().try_fold(first, |value, byte| {
+            value
+                .checked_mul(256)
+                .map(|value| value + i128::from(*byte))
+        })?;
+        return i64::try_from(value).ok();
+    }
+    let end = field
+        .iter()
+        .position(|byte| *byte == 0)
+        .unwrap_or(field.len());
+    let digits = field[..end].trim_ascii();
+    digits.iter().try_fold(0i64, |value, digit| match digit {
+        b'0'..=b'7' => value.checked_mul(8)?.checked_add(i64::from(digit - b'0')),
+        _ => None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers() {
+        let cases: [(&[u8], Option<i64>); 8] = [
+            (b"0000644\0", Some(0o644)),
+            (b"   644 \0", Some(0o644)),
+            (b"\0\0\0\0\0\0\0\0", Some(0)),
+            (b"        ", Some(0)),
+            (b"00008\0\0\0", None),
+            (b"\x80\0\0\0\x00\x98\x96\x80", Some(10_000_000)),
+            (b"\xff\xff\xff\xff\xff\xff\xff\xff", Some(-1)),
+            (b"\x80\0\0\0\xff\xff\xff\xff\xff\xff\xff\xff", None),
+        ];
+        for (field, expected) in cases {
+            assert_eq!(number(field), expected, "{field:?}");
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! What overlayfs makes of settled layers. Runs in a mount namespace of its own, as root or as the root of a user
+//! namespace.
+
+use std::path::Path;
+use std::process::Command;
+
+use smokegate_rootfs::{
+    ErrorKind, MergedView, OverlayLayers, RootDir, apply_layer, mount_overlay, probe, tree_dump,
+};
+
+use crate::layer::{Chain, Layer, policy};
+
+fn chain() -> Chain {
+    let base = Layer::new()
+        .dir("usr", 0o755)
+        .dir("usr/lib", 0o751)
+        .file("usr/lib/old", 0o644, b"old")
+        .file("usr/lib/tool", 0o4755, b"tool")
+        .symlink("lib", "usr/lib")
+        .dir("tmp", 0o1777)
+        .dir("opaque", 0o700)
+        .file("opaque/old", 0o644, b"")
+        .dir("again", 0o755)
+        .file("again/old", 0o644, b"")
+        .pax("SCHILY.xattr.user.note", b"kept")
+        .file("note", 0o444, b"");
+    let middle = Layer::new()
+        .file("lib/new", 0o644, b"new")
+        .file("lib/.wh.old", 0, b"")
+        .file("tmp/x", 0o600, b"")
+        .hardlink("link", "lib/tool")
+        .file("opaque/.wh..wh..opq", 0, b"")
+        .file("opaque/new", 0o644, b"")
+        .file(".wh.again", 0, b"")
+        .file("again/new", 0o644, b"");
+    let mut layers = vec![base, middle];
+    // More than fit an option string.
+    layers.extend((0..120).map(|n| Layer::new().file(format!("many/{n}"), 0o644, b"")));
+    Chain::new(&layers)
+}
+
+/// Only run by the test below it, in a mount namespace that may be changed.
+#[test]
+#[ignore = "needs a mount namespace of its own"]
+fn inside_mount_namespace() {
+    let chain = chain();
+    let dir = |name: &str| {
+        let path = chain.temp.path().join(name);
+        std::fs::create_dir(&path).unwrap();
+        path
+    };
+    let (upper, work, target) = (dir("upper"), dir("work"), dir("target"));
+    let lowers = (0..chain.dirs.len())
+        .rev()
+        .map(|layer| chain.path(layer))
+        .collect();
+    let layers = OverlayLayers { lowers };
+    mount_overlay(&layers, &upper, &work, &target).unwrap();
+    let root = RootDir::open(&target).unwrap();
+    let mounted = tree_dump(&MergedView::new(vec![&root])).unwrap();
+    let merged = tree_dump(&chain.view()).unwrap();
+    // The root is the upper directory's.
+    let below_root = |dump: &str| dump.lines().skip(1).map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(below_root(&mounted), below_root(&merged));
+    assert!(mounted.contains("/usr/lib/new file"));
+
+    std::fs::write(target.join("written"), "").unwrap();
+    assert!(upper.join("written").exists());
+    drop(root);
+    rustix::mount::unmount(&target, rustix::mount::UnmountFlags::DETACH).unwrap();
+}
+
+/// Only run by the test below it, likewise.
+#[test]
+#[ignore = "needs a mount namespace of its own"]
+fn full_disk() {
+    let temp = tempfile::tempdir().unwrap();
+    let options = Some(c"size=1m");
+    let flags = rustix::mount::MountFlags::empty();
+    rustix::mount::mount("tmpfs", temp.path(), "tmpfs", flags, options).unwrap();
+    let dir = RootDir::open(temp.path()).unwrap();
+    let layer = Layer::new().file("dir/big", 0o644, &[1; 2 << 20]);
+    let error = apply_layer(&dir, layer.reader(), &policy()).unwrap_err();
+    assert_eq!(
+        (error.kind(), error.is_disk_full()),
+        (ErrorKind::Host, true),
+        "{error}"
+    );
+    assert_eq!(error.to_string(), "cannot write `dir/big`");
+    rustix::mount::unmount(temp.path(), rustix::mount::UnmountFlags::DETACH).unwrap();
+}
+
+fn in_mount_namespace(test: &str) {
+    let root = rustix::process::geteuid().is_root();
+    let output = Command::new("unshare")
+        .arg(if root { "-m" } else { "-Urm" })
+        .arg(std::env::current_exe().unwrap())
+        .args([
+            "--exact",
+            "mounted::inside_mount_namespace",
+            "--ignored",
+            "--nocapture",
+        ])
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success() && text.contains("1 passed"),
+        "{text}"
+    );
+}
+
+#[test]
+fn overlayfs_shows_what_the_merged_view_shows() {
+    in_mount_namespace("mounted::inside_mount_namespace");
+}
+
+#[test]
+fn a_full_disk_is_the_hosts_fault() {
+    in_mount_namespace("mounted::full_disk");
+}
+
+#[test]
+fn the_probe_tells_which_filesystems_can_hold_layers() {
+    let temp = tempfile::tempdir().unwrap();
+    probe(temp.path()).unwrap();
+    assert_eq!(std::fs::read_dir(temp.path()).unwrap().count(), 0);
+    let refused = probe(Path::new("/proc/self")).unwrap_err();
+    assert!(refused.to_string().contains("`/proc/self`"), "{refused}");
+}

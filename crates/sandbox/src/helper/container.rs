@@ -1,0 +1,365 @@
+//! Containers of a pod. The only file that runs libcontainer.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use libcontainer::container::builder::ContainerBuilder;
+use libcontainer::error::LibcontainerError;
+use libcontainer::syscall::syscall::SyscallType;
+use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
+use rustix::io::Errno;
+use rustix::pipe::PipeFlags;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use super::executor::{ExecFailure, Failure, IdMap, Workload};
+use super::net_ns::{ContainerNetwork, PodNetwork};
+use super::pod::RuntimeLog;
+use super::root;
+use crate::error::{HostError, StartError, Step};
+use crate::isolation::Isolation;
+use crate::pod::ContainerSpec;
+use crate::runtime_spec::{SpecInput, runtime_spec};
+use crate::seccomp::Filter;
+use crate::users::{self, Identity};
+
+/// libcontainer's state directory.
+const STATE: &str = "/run";
+/// Docker's PATH for images that set none (moby, oci/defaults.go).
+const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// Larger than any sane /etc/passwd or /etc/group.
+const MAX_USER_FILE: u64 = 4 << 20;
+
+/// A container that was started.
+pub(super) struct Container {
+    pub(super) name: String,
+    pub(super) pid: Pid,
+    pub(super) pidfd: OwnedFd,
+    pub(super) network: ContainerNetwork,
+    pub(super) not_given: Vec<String>,
+    workload: Workload,
+    working_dir: String,
+}
+
+/// Descriptors that become a process's standard output and error.
+pub(super) struct Stdio {
+    pub(super) stdout: OwnedFd,
+    pub(super) stderr: OwnedFd,
+}
+
+impl Container {
+    /// Joins the layers, makes the network and starts the first process.
+    ///
+    /// On an error nothing of the container runs; its directories stay until the pod ends.
+    pub(super) fn start(
+        spec: ContainerSpec,
+        stdio: Stdio,
+        isolation: Isolation,
+        network: &mut PodNetwork,
+        filter: &Filter,
+        log: &RuntimeLog,
+    ) -> Result<Self, StartError> {
+        let dir = root::container_dir(&spec.name);
+        let rootfs = mount_rootfs(&dir, &spec)?;
+        let root_fd = open_root(&rootfs)?;
+        let identity = identity_of(&spec.user, &root_fd)?;
+        make_dir_in_root(&root_fd, &spec.working_dir)
+            .map_err(|errno| image_dir_error("WORKDIR", &spec.working_dir, errno))?;
+        let mut volumes = Vec::new();
+        for volume in &spec.volumes {
+            let fd = make_dir_in_root(&root_fd, volume)
+                .map_err(|errno| image_dir_error("VOLUME", volume, errno))?;
+            // Bound onto itself: a mount of its own that starts with the image's content and owners.
+            let place = fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()))
+                .map_err(|error| runtime_error("readlink(volume)", error))?;
+            volumes.push((place, volume.clone()));
+        }
+        let network = network.add_container().map_err(StartError::Host)?;
+        let files = write_files(&dir, &spec.hostname, &network)?;
+        for stream in [&stdio.stdout, &stdio.stderr] {
+            // So that the program may open /dev/stdout again under its own user. In a single-id map only
+            // id 0 exists here, and the nested map makes that the container's user.
+            if isolation == Isolation::Root {
+                let (uid, gid) = (identity.uid, identity.gid);
+                let owner = rustix::fs::Uid::from_raw(uid);
+                rustix::fs::fchown(stream, Some(owner), Some(rustix::fs::Gid::from_raw(gid)))
+                    .map_err(|errno| runtime_error("fchown(stdout)", errno))?;
+            }
+        }
+
+        let (id_map, set_groups, not_given) = match isolation {
+            Isolation::Root => (IdMap::AsInPod, true, Vec::new()),
+            Isolation::Single => single_id_map(&identity, &spec.user),
+        };
+        let (report_read, report_write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)
+            .map_err(|errno| runtime_error("pipe2", errno))?;
+        let workload = Workload {
+            env: environment(&spec, &identity),
+            args: spec.args.clone(),
+            identity,
+            id_map,
+            set_groups,
+            filter: filter.clone(),
+            report: report_write.as_raw_fd(),
+        };
+        let bundle = dir.join("bundle");
+        let net_namespace =
+            PathBuf::from(format!("/proc/self/fd/{}", network.namespace.as_raw_fd()));
+        let runtime = runtime_spec(&SpecInput {
+            name: &spec.name,
+            args: &spec.args,
+            working_dir: &spec.working_dir,
+            hostname: &spec.hostname,
+            rootfs: &rootfs,
+            files: &files,
+            volumes: &volumes,
+            net_namespace: &net_namespace,
+            has_tty_group: isolation == Isolation::Root,
+        })
+        .map_err(|error| runtime_error("runtime spec", std::io::Error::other(error)))?;
+        runtime
+            .save(bundle.join("config.json"))
+            .map_err(|error| runtime_error("runtime spec", std::io::Error::other(error)))?;
+
+        log.clear();
+        let mut container = ContainerBuilder::new(spec.name.clone(), SyscallType::Linux)
+            .with_root_path(STATE)
+            .map(|builder| builder.with_executor(workload.clone()))
+            .map(|builder| builder.with_stdout(stdio.stdout).with_stderr(stdio.stderr))
+            .and_then(|builder| builder.as_init(&bundle).with_systemd(false).build())
+            .map_err(|error| libcontainer_error(&error, log))?;
+        let pid = container.pid().map(|pid| pid.as_raw()).and_then(Pid::from_raw).ok_or_else(
+            || runtime_error("libcontainer", std::io::Error::other("the container has no pid")),
+        )?;
+        let pidfd = pidfd_open(pid, PidfdFlags::empty())
+            .map_err(|errno| runtime_error("pidfd_open", errno))?;
+        container.start().map_err(|error| libcontainer_error(&error, log))?;
+        drop(report_write);
+        reached_program(report_read, isolation)?;
+        Ok(Self {
+            name: spec.name,
+            pid,
+            pidfd,
+            network,
+            not_given,
+            workload,
+            working_dir: spec.working_dir,
+        })
+    }
+
+    /// Runs a command beside the first process, with the same identity and rights.
+    pub(super) fn exec(
+        &self,
+        args: Vec<String>,
+        stdio: Stdio,
+        isolation: Isolation,
+        log: &RuntimeLog,
+    ) -> Result<(Pid, OwnedFd), StartError> {
+        let (report_read, report_write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)
+            .map_err(|errno| runtime_error("pipe2", errno))?;
+        let user_namespace;
+        let mut workload = self.workload.clone();
+        workload.report = report_write.as_raw_fd();
+        workload.args = args.clone();
+        if matches!(workload.id_map, IdMap::Nested) {
+            let path = format!("/proc/{}/ns/user", self.pid.as_raw_nonzero());
+            user_namespace = File::open(path).map_err(|e| runtime_error("open(ns/user)", e))?;
+            workload.id_map = IdMap::Joined(user_namespace.as_raw_fd());
+        }
+        log.clear();
+        let pid = ContainerBuilder::new(self.name.clone(), SyscallType::Linux)
+            .with_root_path(STATE)
+            .map(|builder| builder.with_executor(workload))
+            .map(|builder| builder.with_stdout(stdio.stdout).with_stderr(stdio.stderr))
+            .and_then(|builder| {
+                let tenant = builder.as_tenant().with_container_args(args);
+                tenant.with_cwd(Some(&self.working_dir)).with_detach(true).build()
+            });
+        drop(report_write);
+        let pid = match pid {
+            Ok(pid) => pid,
+            Err(error) => {
+                // The executor's own report says more than libcontainer's flattened text.
+                reached_program(report_read, isolation)?;
+                return Err(libcontainer_error(&error, log));
+            }
+        };
+        reached_program(report_read, isolation)?;
+        let pid = Pid::from_raw(pid.as_raw()).ok_or_else(|| {
+            runtime_error("libcontainer", std::io::Error::other("the process has no pid"))
+        })?;
+        let pidfd = pidfd_open(pid, PidfdFlags::empty())
+            .map_err(|errno| runtime_error("pidfd_open", errno))?;
+        Ok((pid, pidfd))
+    }
+}
+
+fn runtime_error(call: &str, error: impl Into<std::io::Error>) -> StartError {
+    StartError::Host(HostError::new(Step::Runtime, call, error))
+}
+
+fn libcontainer_error(error: &LibcontainerError, log: &RuntimeLog) -> StartError {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    let records = log.take();
+    if !records.is_empty() {
+        text = format!("{text}; its log: {records}");
+    }
+    runtime_error("libcontainer", std::io::Error::other(text))
+}
+
+/// Waits until the process is its program or has said why not.
+fn reached_program(report: OwnedFd, isolation: Isolation) -> Result<(), StartError> {
+    let mut text = Vec::new();
+    File::from(report).read_to_end(&mut text).map_err(|e| runtime_error("read(report)", e))?;
+    if text.is_empty() {
+        return Ok(());
+    }
+    let failure: Failure = serde_json::from_slice(&text)
+        .map_err(|error| runtime_error("read(report)", std::io::Error::other(error)))?;
+    let errno = failure.errno;
+    Err(match failure.exec {
+        Some(ExecFailure { program, path, file_exists }) => {
+            StartError::Exec { program, path, errno, file_exists }
+        }
+        None if isolation == Isolation::Single => {
+            runtime_error(&failure.call, std::io::Error::from_raw_os_error(errno))
+        }
+        None => StartError::IdMap(format!(
+            "{} answered {}: this host's user namespace has no such id",
+            failure.call,
+            crate::error::errno_text(errno)
+        )),
+    })
+}
+
+fn mount_rootfs(dir: &Path, spec: &ContainerSpec) -> Result<PathBuf, StartError> {
+    root::make_dir(dir).map_err(StartError::Host)?;
+    for name in ["upper", "work", "rootfs", "bundle", "empty"] {
+        root::make_dir(&dir.join(name)).map_err(StartError::Host)?;
+    }
+    let mut lowers: Vec<PathBuf> =
+        spec.layers.iter().map(|layer| Path::new(root::STORE).join(layer)).collect();
+    if lowers.is_empty() {
+        lowers.push(dir.join("empty"));
+    }
+    let rootfs = dir.join("rootfs");
+    let layers = smokegate_rootfs::OverlayLayers { lowers };
+    smokegate_rootfs::mount_overlay(&layers, &dir.join("upper"), &dir.join("work"), &rootfs)
+        .map_err(|error| {
+            StartError::Host(HostError::new(Step::Overlay, "mount(overlay)", error))
+        })?;
+    Ok(rootfs)
+}
+
+fn open_root(rootfs: &Path) -> Result<OwnedFd, StartError> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open(rootfs, flags, Mode::empty()).map_err(|e| runtime_error("open(rootfs)", e))
+}
+
+fn resolve() -> ResolveFlags {
+    ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS
+}
+
+/// Makes an absolute directory in the container's root with its parents, and opens it.
+fn make_dir_in_root(root: &OwnedFd, path: &str) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let mut at = openat2(root, ".", flags, Mode::empty(), resolve())?;
+    let mut walked = PathBuf::new();
+    for component in Path::new(path).components() {
+        let std::path::Component::Normal(name) = component else { continue };
+        walked.push(name);
+        match rustix::fs::mkdirat(&at, name, Mode::from_raw_mode(0o755)) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(errno) => return Err(errno),
+        }
+        at = openat2(root, &walked, flags, Mode::empty(), resolve())?;
+    }
+    Ok(at)
+}
+
+fn image_dir_error(instruction: &str, path: &str, errno: Errno) -> StartError {
+    let what = match errno {
+        Errno::NOTDIR => "is not a directory in the image".to_owned(),
+        Errno::LOOP => "runs in a circle of symbolic links".to_owned(),
+        Errno::NOENT => "is behind a symbolic link to nowhere".to_owned(),
+        errno => format!("cannot be made: {}", crate::error::errno_text(errno.raw_os_error())),
+    };
+    StartError::Image(format!("{instruction} `{path}` {what}"))
+}
+
+fn identity_of(user: &str, root: &OwnedFd) -> Result<Identity, StartError> {
+    let read = |path: &str| {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let mut text = String::new();
+        if let Ok(fd) = openat2(root, path, flags, Mode::empty(), resolve()) {
+            let mut bytes = Vec::new();
+            let _ = File::from(fd).take(MAX_USER_FILE).read_to_end(&mut bytes);
+            text = String::from_utf8_lossy(&bytes).into_owned();
+        }
+        text
+    };
+    users::resolve(user, &read("etc/passwd"), &read("etc/group"))
+}
+
+/// The id map of a single-id pod for one container, and what it takes from the container.
+fn single_id_map(identity: &Identity, user: &str) -> (IdMap, bool, Vec<String>) {
+    let mut not_given = Vec::new();
+    if !identity.groups.is_empty() {
+        let groups = identity.groups.iter().map(u32::to_string).collect::<Vec<_>>().join(", ");
+        not_given.push(format!("supplementary groups {groups} of user `{user}`"));
+    }
+    let id_map = if identity.uid == 0 && identity.gid == 0 {
+        IdMap::AsInPod
+    } else {
+        IdMap::Nested
+    };
+    (id_map, false, not_given)
+}
+
+/// The image's and the user's variables, with the ones Docker adds where they are missing.
+fn environment(spec: &ContainerSpec, identity: &Identity) -> Vec<String> {
+    let mut env = spec.env.clone();
+    let has = |env: &[String], name: &str| env.iter().any(|entry| entry.starts_with(name));
+    if !has(&env, "PATH=") {
+        env.insert(0, DEFAULT_PATH.to_owned());
+    }
+    if !has(&env, "HOSTNAME=") {
+        env.push(format!("HOSTNAME={}", spec.hostname));
+    }
+    if !has(&env, "HOME=") {
+        env.push(format!("HOME={}", identity.home));
+    }
+    env
+}
+
+/// Files that Docker puts over the image's: their place here, and in the container.
+fn write_files(
+    dir: &Path,
+    hostname: &str,
+    network: &ContainerNetwork,
+) -> Result<Vec<(PathBuf, &'static str)>, StartError> {
+    let hosts = format!(
+        "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n{}\t{hostname}\n",
+        network.address
+    );
+    // Without a name server the C libraries ask 127.0.0.1, where nothing answers: names fail at once.
+    let resolv_conf = "# the pod has no way out, so no name server\n".to_owned();
+    [
+        ("hosts", "/etc/hosts", hosts),
+        ("hostname", "/etc/hostname", format!("{hostname}\n")),
+        ("resolv.conf", "/etc/resolv.conf", resolv_conf),
+    ]
+    .into_iter()
+    .map(|(name, destination, text)| {
+        let file = dir.join(name);
+        fs::write(&file, text).map_err(|error| runtime_error("write(/etc file)", error))?;
+        Ok((file, destination))
+    })
+    .collect()
+}

@@ -1,0 +1,219 @@
+//! The last step of a container process before `execve`: id map, capabilities, signals, and the call itself.
+//!
+//! libcontainer runs everything up to here as id 0 of the pod's user namespace with all its capabilities;
+//! one executor then serves a container's first process and what is exec'd into it later, so that both end
+//! with the same rights. What it cannot do it reports through a pipe that a successful `execve` closes.
+
+use std::collections::HashMap;
+use std::ffi::{CString, OsStr};
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{BorrowedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use libcontainer::oci_spec::runtime::Spec;
+use libcontainer::workload::{
+    Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError,
+};
+use rustix::process::DumpableBehavior;
+use rustix::thread::{CapabilitySet, CapabilitySets, Gid, LinkNameSpaceType, Uid, UnshareFlags};
+use serde::{Deserialize, Serialize};
+
+use super::user_ns::{map_single_id, unshare};
+use crate::capabilities;
+use crate::seccomp::Filter;
+use crate::users::Identity;
+
+/// Where the process's ids come from.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum IdMap {
+    /// The pod's user namespace has the ids already.
+    AsInPod,
+    /// The pod's one id becomes the identity's, in a user namespace made for this process.
+    Nested,
+    /// The user namespace that the container's first process made, by descriptor.
+    Joined(RawFd),
+}
+
+/// Everything the last step needs; cloned into the container's process by libcontainer.
+#[derive(Clone, Debug)]
+pub(super) struct Workload {
+    pub(super) identity: Identity,
+    pub(super) id_map: IdMap,
+    /// Whether `setgroups` is to be called: not where the id map denies it.
+    pub(super) set_groups: bool,
+    pub(super) filter: Filter,
+    pub(super) args: Vec<String>,
+    pub(super) env: Vec<String>,
+    /// Where a [`Failure`] is written; close-on-exec.
+    pub(super) report: RawFd,
+}
+
+/// Why a process did not reach its program.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Failure {
+    pub(super) call: String,
+    pub(super) errno: i32,
+    /// Set when the call was `execve` itself.
+    pub(super) exec: Option<ExecFailure>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct ExecFailure {
+    pub(super) program: String,
+    pub(super) path: Option<String>,
+    pub(super) file_exists: bool,
+}
+
+impl Executor for Workload {
+    fn exec(&self, _: &Spec) -> Result<(), ExecutorError> {
+        let failure = self.become_program();
+        let text = serde_json::to_vec(&failure).unwrap_or_default();
+        // SAFETY: the descriptor was open when libcontainer cloned this process, and is only closed by execve.
+        let report = unsafe { BorrowedFd::borrow_raw(self.report) };
+        let _ = rustix::io::write(report, &text);
+        Err(ExecutorError::Other(failure.call))
+    }
+
+    fn validate(&self, _: &Spec) -> Result<(), ExecutorValidationError> {
+        Ok(()) // `execve` is the judge; its errno is reported.
+    }
+
+    fn setup_envs(&self, _: HashMap<String, String>) -> Result<(), ExecutorSetEnvsError> {
+        Ok(()) // The environment is an argument of `execve`.
+    }
+}
+
+impl Workload {
+    /// Returns only when it failed.
+    fn become_program(&self) -> Failure {
+        if let Err((call, error)) = self.take_identity() {
+            return Failure { call: call.to_owned(), errno: error.raw_os_error().unwrap_or(0), exec: None };
+        }
+        default_signals();
+        self.execute()
+    }
+
+    fn take_identity(&self) -> Result<(), (&'static str, io::Error)> {
+        match self.id_map {
+            IdMap::AsInPod => {}
+            IdMap::Nested => {
+                unshare(UnshareFlags::NEWUSER).map_err(|e| ("unshare(CLONE_NEWUSER)", e))?;
+                // libcontainer made the process non-dumpable; its own /proc/self/uid_map is then root's.
+                rustix::process::set_dumpable_behavior(DumpableBehavior::Dumpable)
+                    .map_err(|e| ("prctl(PR_SET_DUMPABLE)", e.into()))?;
+                map_single_id((self.identity.uid, 0), (self.identity.gid, 0))?;
+            }
+            IdMap::Joined(fd) => {
+                // SAFETY: opened by the helper before libcontainer cloned this process, closed by execve.
+                let namespace = unsafe { BorrowedFd::borrow_raw(fd) };
+                rustix::thread::move_into_link_name_space(namespace, Some(LinkNameSpaceType::User))
+                    .map_err(|e| ("setns(CLONE_NEWUSER)", e.into()))?;
+            }
+        }
+        let dropped = CapabilitySet::all().difference(capabilities::DEFAULT);
+        for capability in dropped.iter() {
+            match rustix::thread::remove_capability_from_bounding_set(capability) {
+                // A capability that this kernel does not know cannot be regained either.
+                Ok(()) | Err(rustix::io::Errno::INVAL) => {}
+                Err(errno) => return Err(("prctl(PR_CAPBSET_DROP)", errno.into())),
+            }
+        }
+        // Loading without no_new_privs needs CAP_SYS_ADMIN, so it comes before the sets are cut down.
+        self.filter.load().map_err(|e| ("seccomp(SECCOMP_SET_MODE_FILTER)", e))?;
+        let Identity { uid, gid, groups, .. } = &self.identity;
+        if self.set_groups {
+            let groups: Vec<Gid> = groups.iter().copied().map(Gid::from_raw).collect();
+            rustix::thread::set_thread_groups(&groups).map_err(|e| ("setgroups", e.into()))?;
+        }
+        let gid = Gid::from_raw(*gid);
+        rustix::thread::set_thread_res_gid(gid, gid, gid).map_err(|e| ("setresgid", e.into()))?;
+        let id = Uid::from_raw(*uid);
+        rustix::thread::set_thread_res_uid(id, id, id).map_err(|e| ("setresuid", e.into()))?;
+        let own = if *uid == 0 { capabilities::DEFAULT } else { CapabilitySet::empty() };
+        let sets = CapabilitySets {
+            effective: own,
+            permitted: own,
+            inheritable: CapabilitySet::empty(),
+        };
+        rustix::thread::set_capabilities(None, sets).map_err(|e| ("capset", e.into()))
+    }
+
+    fn execute(&self) -> Failure {
+        let word = self.args.first().cloned().unwrap_or_default();
+        let path = self.env.iter().find_map(|entry| entry.strip_prefix("PATH="));
+        let (program, searched) = if word.contains('/') {
+            (Ok(PathBuf::from(&word)), None)
+        } else {
+            (find_on_path(&word, path.unwrap_or_default()), path)
+        };
+        let (program, errno) = match program {
+            Ok(program) => {
+                let errno = execve(&program, &self.args, &self.env);
+                (program, errno)
+            }
+            Err(errno) => (PathBuf::from(&word), errno),
+        };
+        let file_exists = program.is_absolute() && program.symlink_metadata().is_ok();
+        let program = program.display().to_string();
+        let path = searched.map(str::to_owned);
+        Failure {
+            call: format!("execve({program})"),
+            errno,
+            exec: Some(ExecFailure { program, path, file_exists }),
+        }
+    }
+}
+
+/// The first executable regular file of that name, as Docker's runtime looks it up (Go's exec.LookPath).
+fn find_on_path(word: &str, path: &str) -> Result<PathBuf, i32> {
+    let mut errno = libc::ENOENT;
+    for dir in path.split(':') {
+        let candidate = Path::new(if dir.is_empty() { "." } else { dir }).join(word);
+        match candidate.metadata() {
+            Ok(found) if found.is_file() && found.permissions().mode() & 0o111 != 0 => {
+                return Ok(candidate);
+            }
+            Ok(found) if found.is_file() => errno = libc::EACCES,
+            _ => {}
+        }
+    }
+    Err(errno)
+}
+
+/// Returns only on failure, with its errno.
+fn execve(program: &Path, args: &[String], env: &[String]) -> i32 {
+    let c_string = |bytes: &OsStr| CString::new(bytes.as_bytes());
+    let strings = |list: &[String]| -> Result<Vec<CString>, std::ffi::NulError> {
+        list.iter().map(|item| CString::new(item.as_bytes())).collect()
+    };
+    let (Ok(program), Ok(args), Ok(env)) =
+        (c_string(program.as_os_str()), strings(args), strings(env))
+    else {
+        return libc::EINVAL;
+    };
+    let pointers = |list: &[CString]| -> Vec<*const libc::c_char> {
+        list.iter().map(|item| item.as_ptr()).chain([std::ptr::null()]).collect()
+    };
+    let (argv, envp) = (pointers(&args), pointers(&env));
+    // SAFETY: the arrays end with a null pointer, and they and their strings live until the call returns.
+    unsafe { libc::execve(program.as_ptr(), argv.as_ptr(), envp.as_ptr()) };
+    io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO)
+}
+
+/// Gives every signal its default action and blocks none: Rust's runtime ignores SIGPIPE, which would
+/// otherwise be inherited (signal(7), execve(2)).
+fn default_signals() {
+    for signal in 1..=libc::SIGRTMAX() {
+        // SAFETY: sets a disposition without a handler; SIGKILL and SIGSTOP answer EINVAL, which is fine.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+    let mut none = MaybeUninit::uninit();
+    // SAFETY: sigemptyset initialises the set that sigprocmask then reads.
+    unsafe {
+        libc::sigemptyset(none.as_mut_ptr());
+        libc::sigprocmask(libc::SIG_SETMASK, none.as_ptr(), std::ptr::null_mut());
+    }
+}

@@ -1,0 +1,299 @@
+//! The pod helper: enters its namespaces, becomes PID 1 of them, and serves requests until the parent is gone.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use rustix::pipe::PipeFlags;
+use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, waitpid};
+use rustix::thread::UnshareFlags;
+
+use super::container::{Container, Stdio};
+use super::net_ns::{self, PodNetwork};
+use super::{root, user_ns};
+use crate::error::{HostError, StartError, Step};
+use crate::pod::{ContainerSpec, ExecSpec, ExitStatus, PodSpec, Started};
+use crate::protocol::{Answer, Message, Request, RequestBody};
+use crate::seccomp::Filter;
+use crate::wire::Wire;
+
+/// Runs the pod helper; the result is the process's exit code.
+pub(super) fn main(wire: Wire) -> i32 {
+    // Its own session: an interrupt typed at a terminal is for smokegate, which then stops the pod.
+    let _ = rustix::process::setsid();
+    let Ok(Some((Request { id, body: RequestBody::Pod(spec) }, _))) = wire.receive() else {
+        return 1;
+    };
+    if let Err(error) = enter_namespaces(&spec) {
+        return refuse(&wire, id, error);
+    }
+    // SAFETY: this process has one thread, so the child may run any code.
+    match unsafe { libc::fork() } {
+        0 => {
+            let code = first_process(wire, id, &spec);
+            std::process::exit(code)
+        }
+        -1 => {
+            let error = std::io::Error::last_os_error();
+            refuse(&wire, id, HostError::new(Step::Namespaces, "fork", error))
+        }
+        child => {
+            drop(wire);
+            let _ = waitpid(Pid::from_raw(child), WaitOptions::empty());
+            0
+        }
+    }
+}
+
+fn refuse(wire: &Wire, id: u64, error: HostError) -> i32 {
+    let _ = wire.send(&Message::Answer { id, body: Answer::HostFailed(error) }, &[]);
+    1
+}
+
+fn enter_namespaces(spec: &PodSpec) -> Result<(), HostError> {
+    user_ns::enter_user_namespace(spec.isolation)?;
+    // Only now, as a change of credentials clears it (prctl(2)). The backstop for a parent that dies before
+    // the pod exists; afterwards the end of the control socket is the signal that counts.
+    let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
+    let flags = UnshareFlags::NEWNS
+        | UnshareFlags::NEWNET
+        | UnshareFlags::NEWPID
+        | UnshareFlags::NEWIPC
+        | UnshareFlags::NEWUTS
+        | UnshareFlags::NEWCGROUP;
+    user_ns::unshare(flags).map_err(|error| {
+        HostError::new(Step::Namespaces, "unshare(CLONE_NEWNS|NEWNET|NEWPID|NEWIPC|NEWUTS|NEWCGROUP)", error)
+    })
+}
+
+/// PID 1 of the pod: when it ends, the kernel ends everything in it.
+fn first_process(wire: Wire, id: u64, spec: &PodSpec) -> i32 {
+    let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
+    let ready = root::enter(spec).and_then(|()| {
+        let network = PodNetwork::new()?;
+        let log = RuntimeLog::install()?;
+        Ok((network, log))
+    });
+    let (network, log) = match ready {
+        Ok(ready) => ready,
+        Err(error) => return refuse(&wire, id, error),
+    };
+    if wire.send(&Message::Answer { id, body: Answer::Ready }, &[]).is_err() {
+        return 0;
+    }
+    let filter = Filter::docker_default();
+    let mut pod = Pod { wire, spec, network, log, filter, containers: Vec::new(), processes: Vec::new(), next: 1 };
+    match pod.serve() {
+        Ok(()) => 0,
+        Err(_) => 1,
+    }
+}
+
+/// A process whose end the parent wants to know.
+struct Process {
+    number: u64,
+    pid: Pid,
+    pidfd: OwnedFd,
+}
+
+struct Pod<'a> {
+    wire: Wire,
+    spec: &'a PodSpec,
+    network: PodNetwork,
+    log: RuntimeLog,
+    filter: Filter,
+    containers: Vec<Container>,
+    processes: Vec<Process>,
+    next: u64,
+}
+
+impl Pod<'_> {
+    /// Answers requests and reports ends, until the parent closes the socket.
+    fn serve(&mut self) -> std::io::Result<()> {
+        loop {
+            if self.wait_for_something()? {
+                let Some((request, fds)) = self.wire.receive::<Request>()? else { return Ok(()) };
+                self.answer(request, fds)?;
+            }
+            self.reap()?;
+        }
+    }
+
+    /// Whether a request is there; else a process ended.
+    fn wait_for_something(&self) -> std::io::Result<bool> {
+        let mut waiting = vec![PollFd::new(&self.wire, PollFlags::IN)];
+        waiting.extend(self.processes.iter().map(|p| PollFd::new(&p.pidfd, PollFlags::IN)));
+        match poll(&mut waiting, None) {
+            Ok(_) | Err(Errno::INTR) => Ok(!waiting[0].revents().is_empty()),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// Collects every child that ended: ours, and orphans that became children of PID 1.
+    fn reap(&mut self) -> std::io::Result<()> {
+        while let Ok(Some((pid, status))) = waitpid(None, WaitOptions::NOHANG) {
+            let Some(at) = self.processes.iter().position(|process| process.pid == pid) else {
+                continue;
+            };
+            let process = self.processes.swap_remove(at).number;
+            self.containers.retain(|container| container.pid != pid);
+            self.wire.send(&Message::Exited { process, status: exit_status(status) }, &[])?;
+        }
+        Ok(())
+    }
+
+    fn answer(&mut self, request: Request, fds: Vec<OwnedFd>) -> std::io::Result<()> {
+        let mut passed: Option<OwnedFd> = None;
+        let body = match request.body {
+            RequestBody::Start(spec) => self.start(*spec, fds),
+            RequestBody::Exec(spec) => self.exec(spec, fds),
+            RequestBody::Connect { container, port } => match self.find(&container) {
+                None => Answer::NoSuchContainer,
+                Some(container) => {
+                    let address = container.network.address;
+                    match net_ns::begin_connect(address, port) {
+                        Ok(socket) => {
+                            passed = Some(socket);
+                            Answer::Connecting { address }
+                        }
+                        Err(errno) => Answer::ConnectFailed { errno: errno.raw_os_error() },
+                    }
+                }
+            },
+            RequestBody::Signal { container, signal } => {
+                match self.find(&container).map(|c| send_signal(c.pid, signal)) {
+                    Some(true) => Answer::Signalled,
+                    _ => Answer::NoSuchContainer,
+                }
+            }
+            RequestBody::Listeners { container } => match self.find(&container) {
+                Some(container) => {
+                    Answer::Listeners(net_ns::listeners(container.pid.as_raw_nonzero().get()))
+                }
+                None => Answer::NoSuchContainer,
+            },
+            RequestBody::Pod(_) | RequestBody::Fill(_) => Answer::HostFailed(HostError::lost(
+                "a pod helper got a request that only starts one",
+            )),
+        };
+        let fds: Vec<_> = passed.iter().map(AsFd::as_fd).collect();
+        self.wire.send(&Message::Answer { id: request.id, body }, &fds)
+    }
+
+    fn find(&self, name: &str) -> Option<&Container> {
+        self.containers.iter().find(|container| container.name == name)
+    }
+
+    fn start(&mut self, spec: ContainerSpec, fds: Vec<OwnedFd>) -> Answer {
+        let Some(stdio) = stdio(fds) else { return missing_descriptors() };
+        let isolation = self.spec.isolation;
+        let started = Container::start(spec, stdio, isolation, &mut self.network, &self.filter, &self.log);
+        match started.and_then(|container| Ok((self.track(container.pid, &container.pidfd)?, container))) {
+            Ok((process, container)) => {
+                let started = Started {
+                    address: container.network.address,
+                    not_given: container.not_given.clone(),
+                };
+                self.containers.push(container);
+                Answer::Started { process, started }
+            }
+            Err(error) => Answer::StartFailed(error),
+        }
+    }
+
+    fn exec(&mut self, spec: ExecSpec, fds: Vec<OwnedFd>) -> Answer {
+        let Some(stdio) = stdio(fds) else { return missing_descriptors() };
+        let Some(container) = self.find(&spec.container) else { return Answer::NoSuchContainer };
+        let started = Started { address: container.network.address, not_given: Vec::new() };
+        let exec = container.exec(spec.args, stdio, self.spec.isolation, &self.log);
+        match exec.and_then(|(pid, pidfd)| self.track(pid, &pidfd)) {
+            Ok(process) => Answer::Started { process, started },
+            Err(error) => Answer::StartFailed(error),
+        }
+    }
+
+    fn track(&mut self, pid: Pid, pidfd: &OwnedFd) -> Result<u64, StartError> {
+        let pidfd = pidfd.try_clone().map_err(|error| {
+            StartError::Host(HostError::new(Step::Runtime, "fcntl(F_DUPFD_CLOEXEC)", error))
+        })?;
+        let number = self.next;
+        self.next += 1;
+        self.processes.push(Process { number, pid, pidfd });
+        Ok(number)
+    }
+}
+
+fn stdio(fds: Vec<OwnedFd>) -> Option<Stdio> {
+    let [stdout, stderr] = <[OwnedFd; 2]>::try_from(fds).ok()?;
+    Some(Stdio { stdout, stderr })
+}
+
+fn missing_descriptors() -> Answer {
+    Answer::HostFailed(HostError::lost("a request came without its two descriptors"))
+}
+
+fn send_signal(pid: Pid, signal: i32) -> bool {
+    // SAFETY: kill(2) only reads its arguments. rustix's Signal has no real-time signals, which a
+    // STOPSIGNAL may be.
+    unsafe { libc::kill(pid.as_raw_nonzero().get(), signal) == 0 }
+}
+
+fn exit_status(status: WaitStatus) -> ExitStatus {
+    match (status.exit_status(), status.terminating_signal()) {
+        (Some(code), _) => ExitStatus::Code(code),
+        (None, Some(signal)) => ExitStatus::Signal(signal),
+        (None, None) => ExitStatus::Code(-1),
+    }
+}
+
+/// What libcontainer logs as errors, in this process and in the ones it clones: its error values lose their
+/// causes on the way, so the records are kept beside them.
+#[derive(Clone)]
+pub(super) struct RuntimeLog {
+    read: Arc<File>,
+}
+
+#[derive(Clone)]
+struct LogPipe(Arc<File>);
+
+impl Write for LogPipe {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        (&*self.0).write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl RuntimeLog {
+    fn install() -> Result<Self, HostError> {
+        let flags = PipeFlags::CLOEXEC | PipeFlags::NONBLOCK;
+        let (read, write) = rustix::pipe::pipe_with(flags)
+            .map_err(|errno| HostError::new(Step::Runtime, "pipe2", errno))?;
+        let pipe = LogPipe(Arc::new(File::from(write)));
+        let _ = tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::ERROR)
+            .without_time()
+            .with_level(false)
+            .with_target(false)
+            .with_ansi(false)
+            .with_writer(move || pipe.clone())
+            .try_init();
+        Ok(Self { read: Arc::new(File::from(read)) })
+    }
+
+    pub(super) fn clear(&self) {
+        drop(self.take());
+    }
+
+    /// The records since the last call, on one line.
+    pub(super) fn take(&self) -> String {
+        let mut bytes = Vec::new();
+        let _ = (&*self.read).read_to_end(&mut bytes); // ends with EAGAIN
+        String::from_utf8_lossy(&bytes).lines().collect::<Vec<_>>().join("; ")
+    }
+}

@@ -1,0 +1,86 @@
+//! The pod's own root: a sparse tmpfs that holds what the helper needs of the host, and nothing else.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::XattrFlags;
+use rustix::mount::{
+    MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_bind_recursive,
+    mount_change, unmount,
+};
+use rustix::process::pivot_root;
+
+use crate::error::{HostError, Step};
+use crate::pod::PodSpec;
+
+/// Where the layer store is, in the pod's root.
+pub(super) const STORE: &str = "/store";
+/// Where the containers' directories are, when tmpfs keeps `user.*` attributes (kernel 6.6).
+const CONTAINERS: &str = "/containers";
+/// A directory on the store's disk, for the containers' directories otherwise.
+const SCRATCH: &str = "/scratch";
+/// What libcontainer binds into the container's /dev where mknod is not allowed.
+const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
+
+/// Builds the root on `spec.run_dir/root`, enters it and leaves the host's root behind.
+pub(super) fn enter(spec: &PodSpec) -> Result<(), HostError> {
+    let at = |call: String| move |error: io::Error| HostError::new(Step::Mounts, call, error);
+    let private = MountPropagationFlags::REC | MountPropagationFlags::PRIVATE;
+    mount_change("/", private).map_err(|errno| at("mount(/, MS_PRIVATE)".into())(errno.into()))?;
+
+    let root = spec.run_dir.join("root");
+    let scratch = spec.run_dir.join("scratch");
+    make_dir(&root)?;
+    make_dir(&scratch)?;
+    let safe = MountFlags::NOSUID | MountFlags::NODEV;
+    mount("tmpfs", &root, "tmpfs", safe, c"mode=0755")
+        .map_err(|errno| at(format!("mount(tmpfs on {})", root.display()))(errno.into()))?;
+    for name in ["store", "scratch", "proc", "sys", "dev", "run", "containers"] {
+        make_dir(&root.join(name))?;
+    }
+    for (from, name) in [(&spec.store, "store"), (&scratch, "scratch")] {
+        mount_bind_recursive(from, root.join(name))
+            .map_err(|errno| at(format!("mount(bind {})", from.display()))(errno.into()))?;
+    }
+    for device in DEVICES {
+        let (from, to) = (Path::new("/dev").join(device), root.join("dev").join(device));
+        fs::write(&to, "").map_err(at(format!("open({})", to.display())))?;
+        mount_bind(&from, &to)
+            .map_err(|errno| at(format!("mount(bind {})", from.display()))(errno.into()))?;
+    }
+    // A fresh proc of the pod's pid namespace. Refused where the host's own /proc is partly covered, as in
+    // a Docker container without `--security-opt systempaths=unconfined` (fs/namespace.c, mount_too_revealing).
+    mount("proc", root.join("proc"), "proc", safe | MountFlags::NOEXEC, None)
+        .map_err(|errno| HostError::new(Step::Proc, "mount(proc)", errno))?;
+    mount("sysfs", root.join("sys"), "sysfs", safe | MountFlags::NOEXEC, None)
+        .map_err(|errno| at("mount(sysfs)".into())(errno.into()))?;
+    // An empty directory here makes libcontainer see a cgroup-v1 host without controllers: it then leaves
+    // cgroups alone, on v1, v2 and undelegated hosts alike.
+    mount("tmpfs", root.join("sys/fs/cgroup"), "tmpfs", safe, c"mode=0755")
+        .map_err(|errno| at("mount(tmpfs on /sys/fs/cgroup)".into())(errno.into()))?;
+
+    std::env::set_current_dir(&root).map_err(at("chdir".into()))?;
+    pivot_root(".", ".").map_err(|errno| at("pivot_root".into())(errno.into()))?;
+    unmount(".", UnmountFlags::DETACH)
+        .map_err(|errno| at("umount2(old root)".into())(errno.into()))?;
+    std::env::set_current_dir("/").map_err(at("chdir(/)".into()))
+}
+
+/// The directory for a container's upper layer and files: on tmpfs where that can hold overlay's marks.
+pub(super) fn container_dir(name: &str) -> PathBuf {
+    let flags = XattrFlags::empty();
+    let tmpfs_keeps_marks =
+        rustix::fs::setxattr(CONTAINERS, c"user.overlay.probe", b"y", flags).is_ok();
+    Path::new(if tmpfs_keeps_marks { CONTAINERS } else { SCRATCH }).join(name)
+}
+
+/// Makes one directory of the pod's root; one that is there already is fine.
+pub(super) fn make_dir(path: &Path) -> Result<(), HostError> {
+    match fs::create_dir(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            Err(HostError::new(Step::Mounts, format!("mkdir({})", path.display()), error))
+        }
+        _ => Ok(()),
+    }
+}

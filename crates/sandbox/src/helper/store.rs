@@ -1,0 +1,83 @@
+//! The store helper: enters the user namespace, unpacks the layers it is given, answers, and ends.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::Signal;
+use smokegate_image::{Content, FileRange, LayerTar};
+use smokegate_rootfs::{FillLayer, FillPlan};
+
+use super::user_ns;
+use crate::error::{FillError, HostError};
+use crate::protocol::{Answer, FillRequest, Message, Request, RequestBody};
+use crate::store::{open_store, policy};
+use crate::wire::Wire;
+
+/// Runs the store helper; the result is the process's exit code.
+pub(super) fn main(wire: Wire) -> i32 {
+    let _ = rustix::process::setsid();
+    let Ok(Some((Request { id, body: RequestBody::Fill(request) }, fds))) = wire.receive() else {
+        return 1;
+    };
+    let body = match user_ns::enter_user_namespace(request.isolation) {
+        Err(error) => Answer::HostFailed(error),
+        Ok(()) => {
+            let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
+            match end_with_parent(&wire).and_then(|()| fill(&request, fds)) {
+                Ok(cached) => Answer::Filled { cached },
+                Err(error) => Answer::FillFailed(error),
+            }
+        }
+    };
+    match wire.send(&Message::Answer { id, body }, &[]) {
+        Ok(()) => 0,
+        Err(_) => 1,
+    }
+}
+
+/// Ends this process as soon as the parent's end of the socket is closed.
+fn end_with_parent(wire: &Wire) -> Result<(), FillError> {
+    let socket = wire
+        .as_fd()
+        .try_clone_to_owned()
+        .map_err(|error| FillError::Host(HostError::lost(error.to_string())))?;
+    std::thread::spawn(move || {
+        let mut waiting = [PollFd::new(&socket, PollFlags::RDHUP)];
+        while poll(&mut waiting, None).is_err() {}
+        std::process::exit(1);
+    });
+    Ok(())
+}
+
+fn fill(request: &FillRequest, fds: Vec<OwnedFd>) -> Result<Vec<bool>, FillError> {
+    if fds.len() != request.layers.len() {
+        return Err(FillError::Host(HostError::lost("layers and descriptors differ in number")));
+    }
+    let files: Vec<Arc<File>> = fds.into_iter().map(|fd| Arc::new(File::from(fd))).collect();
+    let store = open_store(&request.store)?;
+    let layers = request.layers.iter().map(|layer| FillLayer {
+        blob: layer.digest.clone(),
+        diff_id: layer.diff_id.clone(),
+        size: layer.size,
+    });
+    let plan = FillPlan { layers: layers.collect(), policy: policy(request.isolation) };
+    let open = |index: usize| -> std::io::Result<Box<dyn Read + Send>> {
+        let layer = &request.layers[index];
+        let file = Arc::clone(&files[index]);
+        let range = FileRange { file, offset: layer.offset, len: layer.size };
+        let tar = LayerTar::new(
+            Content::File(range),
+            layer.digest.clone(),
+            layer.size,
+            layer.diff_id.clone(),
+            layer.compression,
+            &request.limits,
+        )?;
+        Ok(Box::new(tar))
+    };
+    let stored = store.fill(&plan, open, &|_| {})?;
+    Ok(stored.iter().map(|layer| layer.cached).collect())
+}

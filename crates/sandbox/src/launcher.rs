@@ -1,0 +1,322 @@
+//! The parent's side: starts a helper, sends it requests and passes on what it reports.
+
+use std::collections::HashMap;
+use std::io::Read;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use tokio::net::TcpStream;
+use tokio::sync::{oneshot, watch};
+
+use crate::error::{HostError, SandboxError, Step};
+use crate::helper::POD_ROLE;
+use crate::pod::{ContainerSpec, ExecSpec, ExitStatus, Listener, PodSpec, Started};
+use crate::protocol::{Answer, Message, Request, RequestBody};
+use crate::sealed;
+use crate::wire::Wire;
+
+/// The most of a helper's standard error that is kept: a panic's message.
+const MAX_STDERR: u64 = 16 * 1024;
+
+/// A helper process and the socket to it.
+pub(crate) struct Helper {
+    wire: Wire,
+    child: Child,
+    stderr: Option<JoinHandle<String>>,
+}
+
+impl Helper {
+    /// Re-executes this program in `role`, with an empty environment and the control socket as its input.
+    ///
+    /// Must be called on a thread that lives as long as the helper: its death signal follows the thread.
+    pub(crate) fn spawn(role: &str) -> Result<Self, HostError> {
+        let (ours, theirs) =
+            Wire::pair().map_err(|e| HostError::new(Step::Spawn, "socketpair", e))?;
+        let program =
+            sealed::executable().map_err(|e| HostError::new(Step::Spawn, "memfd_create", e))?;
+        let mut child = Command::new(program)
+            .arg0(role)
+            .env_clear()
+            .current_dir("/")
+            .stdin(Stdio::from(theirs.into_fd()))
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(|error| HostError::new(Step::Spawn, "execve(/proc/self/exe)", error))?;
+        let stderr = child.stderr.take().map(|stderr| {
+            std::thread::spawn(move || {
+                let mut text = Vec::new();
+                let _ = stderr.take(MAX_STDERR).read_to_end(&mut text);
+                String::from_utf8_lossy(&text).into_owned()
+            })
+        });
+        Ok(Self { wire: ours, child, stderr })
+    }
+
+    /// Another handle of the control socket.
+    pub(crate) fn control(&self) -> Result<Wire, HostError> {
+        let failed = |error| HostError::new(Step::Spawn, "fcntl(F_DUPFD_CLOEXEC)", error);
+        self.wire.try_clone().map_err(failed)
+    }
+
+    /// Waits for the helper's end, which it has announced.
+    pub(crate) fn wait(&mut self) {
+        let _ = self.child.wait();
+    }
+
+    /// Why the helper is gone: what it wrote to its standard error, and how it ended.
+    pub(crate) fn epitaph(&mut self) -> HostError {
+        let status = self.child.wait().map(|status| status.to_string()).unwrap_or_default();
+        let text = self.stderr.take().and_then(|thread| thread.join().ok()).unwrap_or_default();
+        HostError::lost(format!("the helper ended ({status}) {}", text.trim()).trim_end().to_owned())
+    }
+}
+
+/// A running pod. Dropping it ends every process in it, and waits until they are gone.
+#[derive(Debug)]
+pub struct Sandbox {
+    shared: Arc<Shared>,
+    reader: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    wire: Wire,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    next: u64,
+    waiting: HashMap<u64, oneshot::Sender<(Answer, Vec<OwnedFd>)>>,
+    exits: HashMap<u64, watch::Sender<Option<ExitStatus>>>,
+    lost: Option<HostError>,
+}
+
+/// A process in the pod: a container's first, or one exec'd into it.
+#[derive(Clone, Debug)]
+pub struct Process {
+    /// What is known of its container.
+    pub started: Started,
+    exit: watch::Receiver<Option<ExitStatus>>,
+}
+
+impl Process {
+    /// Its end, if it has ended.
+    pub fn exit_status(&self) -> Option<ExitStatus> {
+        *self.exit.borrow()
+    }
+
+    /// Waits for its end. When the pod is gone first, that counts as killed.
+    pub async fn wait(&mut self) -> ExitStatus {
+        match self.exit.wait_for(Option::is_some).await {
+            Ok(status) => (*status).unwrap_or(ExitStatus::Signal(libc::SIGKILL)),
+            Err(_) => ExitStatus::Signal(libc::SIGKILL),
+        }
+    }
+}
+
+impl Sandbox {
+    /// Makes a pod without containers.
+    ///
+    /// # Errors
+    /// [`HostError`], which names the refused step; nothing is left behind but `run_dir`'s subdirectories.
+    pub async fn launch(spec: PodSpec) -> Result<Self, HostError> {
+        let mut helper = Helper::spawn(POD_ROLE)?;
+        let wire = helper.control()?;
+        let shared = Arc::new(Shared { wire, state: Mutex::new(State::default()) });
+        let reader = std::thread::spawn({
+            let shared = Arc::clone(&shared);
+            move || shared.read(&mut helper)
+        });
+        let sandbox = Self { shared, reader: Some(reader) };
+        match sandbox.request(RequestBody::Pod(spec), &[]).await? {
+            (Answer::Ready, _) => Ok(sandbox),
+            (answer, _) => Err(unexpected(answer)),
+        }
+    }
+
+    /// Starts a container. `stdout` and `stderr` become its own; the caller reads the other ends.
+    ///
+    /// # Errors
+    /// [`SandboxError::Start`] when its program did not come to run, else the host's fault.
+    pub async fn start(
+        &self,
+        spec: ContainerSpec,
+        stdout: OwnedFd,
+        stderr: OwnedFd,
+    ) -> Result<Process, SandboxError> {
+        let body = RequestBody::Start(Box::new(spec));
+        self.process(body, stdout, stderr).await
+    }
+
+    /// Runs a command in a container.
+    ///
+    /// # Errors
+    /// As [`Sandbox::start`], and [`SandboxError::NoSuchContainer`].
+    pub async fn exec(
+        &self,
+        spec: ExecSpec,
+        stdout: OwnedFd,
+        stderr: OwnedFd,
+    ) -> Result<Process, SandboxError> {
+        self.process(RequestBody::Exec(spec), stdout, stderr).await
+    }
+
+    async fn process(
+        &self,
+        body: RequestBody,
+        stdout: OwnedFd,
+        stderr: OwnedFd,
+    ) -> Result<Process, SandboxError> {
+        let name = match &body {
+            RequestBody::Start(spec) => spec.name.clone(),
+            RequestBody::Exec(spec) => spec.container.clone(),
+            _ => String::new(),
+        };
+        let fds = [stdout.as_fd(), stderr.as_fd()];
+        match self.request(body, &fds).await?.0 {
+            Answer::Started { process, started } => {
+                let exit = self.shared.lock().exit_of(process).subscribe();
+                Ok(Process { started, exit })
+            }
+            Answer::StartFailed(error) => Err(error.into()),
+            Answer::NoSuchContainer => Err(SandboxError::NoSuchContainer(name)),
+            answer => Err(unexpected(answer).into()),
+        }
+    }
+
+    /// Connects to a port of a container's own address, from inside the pod's network.
+    ///
+    /// # Errors
+    /// What the connection answered, as from `connect(2)` in the pod: `ConnectionRefused` when nothing
+    /// listens on that address.
+    pub async fn connect(&self, container: &str, port: u16) -> std::io::Result<TcpStream> {
+        let body = RequestBody::Connect { container: container.to_owned(), port };
+        let (answer, mut fds) = self.request(body, &[]).await.map_err(std::io::Error::other)?;
+        match (answer, fds.pop()) {
+            (Answer::Connecting { .. }, Some(socket)) => {
+                let stream = TcpStream::from_std(std::net::TcpStream::from(socket))?;
+                stream.writable().await?;
+                match stream.take_error()? {
+                    Some(error) => Err(error),
+                    None => Ok(stream),
+                }
+            }
+            (Answer::ConnectFailed { errno }, _) => Err(std::io::Error::from_raw_os_error(errno)),
+            (Answer::NoSuchContainer, _) => Err(std::io::Error::new(
+                std::io::ErrorKind::NotConnected,
+                format!("container `{container}` is not running"),
+            )),
+            (answer, _) => Err(std::io::Error::other(unexpected(answer))),
+        }
+    }
+
+    /// Sends a signal to a container's first process.
+    ///
+    /// # Errors
+    /// [`SandboxError::NoSuchContainer`] when it ended before.
+    pub async fn signal(&self, container: &str, signal: i32) -> Result<(), SandboxError> {
+        let body = RequestBody::Signal { container: container.to_owned(), signal };
+        match self.request(body, &[]).await?.0 {
+            Answer::Signalled => Ok(()),
+            Answer::NoSuchContainer => Err(SandboxError::NoSuchContainer(container.to_owned())),
+            answer => Err(unexpected(answer).into()),
+        }
+    }
+
+    /// What listens in a container's network namespace, on any address.
+    ///
+    /// # Errors
+    /// [`SandboxError::NoSuchContainer`] when it is not running.
+    pub async fn listeners(&self, container: &str) -> Result<Vec<Listener>, SandboxError> {
+        let body = RequestBody::Listeners { container: container.to_owned() };
+        match self.request(body, &[]).await?.0 {
+            Answer::Listeners(listeners) => Ok(listeners),
+            Answer::NoSuchContainer => Err(SandboxError::NoSuchContainer(container.to_owned())),
+            answer => Err(unexpected(answer).into()),
+        }
+    }
+
+    async fn request(
+        &self,
+        body: RequestBody,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<(Answer, Vec<OwnedFd>), HostError> {
+        let (sender, receiver) = oneshot::channel();
+        let id = {
+            let mut state = self.shared.lock();
+            if let Some(lost) = &state.lost {
+                return Err(lost.clone());
+            }
+            state.next += 1;
+            let id = state.next;
+            state.waiting.insert(id, sender);
+            id
+        };
+        if let Err(error) = self.shared.wire.send(&Request { id, body }, fds) {
+            // The reader sees the end of the socket too and knows more; its word is waited for below.
+            tracing::debug!(%error, "the helper does not take requests any more");
+        }
+        match receiver.await {
+            Ok((Answer::HostFailed(error), _)) => Err(error),
+            Ok(answer) => Ok(answer),
+            Err(_) => {
+                let lost = self.shared.lock().lost.clone();
+                Err(lost.unwrap_or_else(|| HostError::lost("the helper is gone")))
+            }
+        }
+    }
+}
+
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        // The helper sees the end of the socket, ends, and the kernel ends everything in its pid namespace.
+        let _ = rustix::net::shutdown(&self.shared.wire, rustix::net::Shutdown::Both);
+        if let Some(reader) = self.reader.take() {
+            let _ = reader.join();
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Passes messages on until the helper is gone, then answers everyone who still waits.
+    fn read(&self, helper: &mut Helper) {
+        while let Ok(Some((message, fds))) = self.wire.receive::<Message>() {
+            let mut state = self.lock();
+            match message {
+                Message::Answer { id, body } => {
+                    if let Some(waiting) = state.waiting.remove(&id) {
+                        let _ = waiting.send((body, fds));
+                    }
+                }
+                Message::Exited { process, status } => {
+                    state.exit_of(process).send_replace(Some(status));
+                }
+            }
+        }
+        let epitaph = helper.epitaph();
+        let mut state = self.lock();
+        state.lost = Some(epitaph);
+        state.waiting.clear();
+        state.exits.clear();
+    }
+}
+
+impl State {
+    fn exit_of(&mut self, process: u64) -> &watch::Sender<Option<ExitStatus>> {
+        self.exits.entry(process).or_insert_with(|| watch::channel(None).0)
+    }
+}
+
+fn unexpected(answer: Answer) -> HostError {
+    HostError::lost(format!("an unexpected answer: {answer:?}"))
+}
+

@@ -1,0 +1,75 @@
+//! What the caller asks for: containers, in plain data that crosses the process boundary.
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::Isolation;
+
+/// Where a pod runs and how it is separated from the host.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PodSpec {
+    /// The id map.
+    pub isolation: Isolation,
+    /// Root of the layer store; bound into the pod's own root.
+    pub store: PathBuf,
+    /// An empty directory of the caller's; the pod's root is mounted on it, in a private mount namespace.
+    pub run_dir: PathBuf,
+}
+
+/// One container, as the gate resolved it from the image's config, the gate file and the flags.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ContainerSpec {
+    /// Its name in the pod: `app`, or the service's. Lowercase letters, digits, `-` and `_`.
+    pub name: String,
+    /// Directories of the layers in the store, relative to it, top layer first.
+    pub layers: Vec<PathBuf>,
+    /// The argument vector; the first is searched on the container's PATH when it has no `/`.
+    pub args: Vec<String>,
+    /// The image's and the user's variables, `NAME=VALUE`, each name once.
+    pub env: Vec<String>,
+    /// `USER` as Docker understands it; empty means root.
+    pub user: String,
+    /// Absolute working directory; made when the image lacks it.
+    pub working_dir: String,
+    /// `VOLUME`s: absolute paths, each its own mount.
+    pub volumes: Vec<String>,
+    /// Host name.
+    pub hostname: String,
+}
+
+/// A command run inside a running container.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ExecSpec {
+    /// The container it joins.
+    pub container: String,
+    /// The argument vector.
+    pub args: Vec<String>,
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ExitStatus {
+    /// It exited with this code.
+    Code(i32),
+    /// This signal ended it.
+    Signal(i32),
+}
+
+/// What is known of a container that was started.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Started {
+    /// The address that other containers, probes and port mappings connect to.
+    pub address: Ipv4Addr,
+    /// What this isolation level could not give it, each a sentence.
+    pub not_given: Vec<String>,
+}
+
+/// A socket that waits for connections in a container's network namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listener {
+    /// The address it is bound to.
+    pub address: std::net::SocketAddr,
+}

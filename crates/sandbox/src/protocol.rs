@@ -1,0 +1,82 @@
+//! The messages between the two ends. Both are one executable, so they promise no compatibility.
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use smokegate_image::{Compression, DiffId, LayerDigest, Limits};
+
+use crate::error::{HostError, StartError};
+use crate::pod::{ContainerSpec, ExecSpec, ExitStatus, Listener, PodSpec, Started};
+
+/// From the parent, each with a number that the answer repeats.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Request {
+    pub(crate) id: u64,
+    pub(crate) body: RequestBody,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum RequestBody {
+    /// The first message to a pod helper: make the namespaces.
+    Pod(PodSpec),
+    /// The first and only message to a store helper; descriptors: one per layer.
+    Fill(FillRequest),
+    /// Start a container; descriptors: its stdout and stderr.
+    Start(Box<ContainerSpec>),
+    /// Run a command in a container; descriptors: its stdout and stderr.
+    Exec(ExecSpec),
+    /// Open a TCP connection to a container's address from inside the pod.
+    Connect { container: String, port: u16 },
+    /// Send a signal to a container's first process.
+    Signal { container: String, signal: i32 },
+    /// Say what listens in a container's network namespace.
+    Listeners { container: String },
+}
+
+/// Fill the layer store.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct FillRequest {
+    pub(crate) store: PathBuf,
+    pub(crate) isolation: crate::Isolation,
+    /// Lowest first.
+    pub(crate) layers: Vec<LayerSource>,
+    pub(crate) limits: Limits,
+}
+
+/// One layer; its bytes are a range of the descriptor at the same place.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct LayerSource {
+    pub(crate) diff_id: DiffId,
+    pub(crate) digest: LayerDigest,
+    pub(crate) size: u64,
+    pub(crate) offset: u64,
+    pub(crate) compression: Compression,
+}
+
+/// From the helper.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Message {
+    /// The answer to a request; a `Connected` carries the socket.
+    Answer { id: u64, body: Answer },
+    /// A container or exec'd process ended.
+    Exited { process: u64, status: ExitStatus },
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Answer {
+    Ready,
+    /// For each layer, whether it was there before.
+    Filled { cached: Vec<bool> },
+    FillFailed(crate::error::FillError),
+    HostFailed(HostError),
+    /// `process` is what `Exited` will name.
+    Started { process: u64, started: Started },
+    StartFailed(StartError),
+    /// The connection was begun; the descriptor is a socket that is connecting.
+    Connecting { address: Ipv4Addr },
+    ConnectFailed { errno: i32 },
+    Signalled,
+    NoSuchContainer,
+    Listeners(Vec<Listener>),
+}

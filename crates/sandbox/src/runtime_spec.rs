@@ -1,0 +1,187 @@
+//! The runtime spec of a container: Docker's mounts, masked paths and namespaces, as libcontainer reads them.
+//!
+//! Ids, capabilities, seccomp and environment are not in it: the helper's executor sets them as its last
+//! step, alike for a container and for what is exec'd into it.
+
+use std::path::{Path, PathBuf};
+
+use oci_spec::OciSpecError;
+use oci_spec::runtime::{
+    LinuxBuilder, LinuxNamespaceBuilder, LinuxNamespaceType, Mount, MountBuilder, ProcessBuilder,
+    RootBuilder, Spec, SpecBuilder, UserBuilder,
+};
+
+/// What the spec is made from.
+#[derive(Debug)]
+pub(crate) struct SpecInput<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) args: &'a [String],
+    pub(crate) working_dir: &'a str,
+    pub(crate) hostname: &'a str,
+    /// The joined layers.
+    pub(crate) rootfs: &'a Path,
+    /// Files of ours that appear in the container: (file, absolute path).
+    pub(crate) files: &'a [(PathBuf, &'static str)],
+    /// Volumes: (directory within the rootfs, absolute path in the container).
+    pub(crate) volumes: &'a [(PathBuf, String)],
+    /// A path that names the container's network namespace.
+    pub(crate) net_namespace: &'a Path,
+    /// Whether the terminals' group 5 exists in the id map.
+    pub(crate) has_tty_group: bool,
+}
+
+/// Docker's defaults (moby, oci/defaults.go).
+const MASKED_PATHS: [&str; 11] = [
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/sys/devices/virtual/powercap",
+    "/sys/firmware",
+];
+const READ_ONLY_PATHS: [&str; 5] =
+    ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
+/// Makes the spec. Does no I/O.
+pub(crate) fn runtime_spec(input: &SpecInput<'_>) -> Result<Spec, OciSpecError> {
+    let mut mounts = default_mounts(input.has_tty_group)?;
+    for (file, destination) in input.files {
+        mounts.push(mount(Path::new(destination), "bind", file, &["bind", "rw"])?);
+    }
+    for (dir, destination) in input.volumes {
+        mounts.push(mount(Path::new(destination), "bind", dir, &["bind", "rw"])?);
+    }
+    let namespace = |kind, path: Option<&Path>| {
+        let builder = LinuxNamespaceBuilder::default().typ(kind);
+        match path {
+            Some(path) => builder.path(path).build(),
+            None => builder.build(),
+        }
+    };
+    let strings = |list: &[&str]| list.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>();
+    let mut linux = LinuxBuilder::default()
+        .namespaces(vec![
+            namespace(LinuxNamespaceType::Mount, None)?,
+            namespace(LinuxNamespaceType::Pid, None)?,
+            namespace(LinuxNamespaceType::Ipc, None)?,
+            namespace(LinuxNamespaceType::Uts, None)?,
+            namespace(LinuxNamespaceType::Network, Some(input.net_namespace))?,
+        ])
+        // Absolute, so that libcontainer does not look for systemd.
+        .cgroups_path(Path::new("/smokegate").join(input.name))
+        .masked_paths(strings(&MASKED_PATHS))
+        .readonly_paths(strings(&READ_ONLY_PATHS))
+        .build()?;
+    // Even an empty `resources` would demand the devices controller.
+    linux.set_resources(None).set_devices(None).set_seccomp(None);
+
+    let user = UserBuilder::default().uid(0u32).gid(0u32).build()?;
+    let mut process = ProcessBuilder::default()
+        .terminal(false)
+        .user(user)
+        .args(input.args.to_vec())
+        .env(Vec::<String>::new())
+        .cwd(input.working_dir)
+        .build()?;
+    process.set_capabilities(None).set_rlimits(None).set_no_new_privileges(None);
+
+    let mut spec = SpecBuilder::default()
+        .version("1.0.2")
+        .hostname(input.hostname)
+        .root(RootBuilder::default().path(input.rootfs).readonly(false).build()?)
+        .mounts(mounts)
+        .process(process)
+        .linux(linux)
+        .build()?;
+    spec.set_hooks(None);
+    Ok(spec)
+}
+
+/// Docker's mounts without the cgroup hierarchy, which the sandbox does not have.
+fn default_mounts(has_tty_group: bool) -> Result<Vec<Mount>, OciSpecError> {
+    let mut pts = vec!["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"];
+    if has_tty_group {
+        pts.push("gid=5");
+    }
+    [
+        ("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"][..]),
+        // Always a tmpfs: device nodes would otherwise land in the container's upper layer.
+        ("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
+        ("/dev/pts", "devpts", "devpts", &pts),
+        ("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
+        ("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
+        ("/dev/shm", "tmpfs", "shm", &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"]),
+    ]
+    .into_iter()
+    .map(|(to, kind, from, options)| mount(Path::new(to), kind, Path::new(from), options))
+    .collect()
+}
+
+fn mount(to: &Path, kind: &str, from: &Path, options: &[&str]) -> Result<Mount, OciSpecError> {
+    MountBuilder::default()
+        .destination(to)
+        .typ(kind)
+        .source(from)
+        .options(options.iter().map(|o| (*o).to_owned()).collect::<Vec<_>>())
+        .build()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(has_tty_group: bool) -> serde_json::Value {
+        let input = SpecInput {
+            name: "app",
+            args: &["/app".to_owned(), "serve".to_owned()],
+            working_dir: "/srv",
+            hostname: "app",
+            rootfs: Path::new("/containers/app/rootfs"),
+            files: &[(PathBuf::from("/containers/app/hosts"), "/etc/hosts")],
+            volumes: &[(PathBuf::from("/containers/app/rootfs/data"), "/data".to_owned())],
+            net_namespace: Path::new("/proc/self/fd/9"),
+            has_tty_group,
+        };
+        serde_json::to_value(runtime_spec(&input).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn nothing_that_the_executor_or_the_helper_decides_is_in_the_spec() {
+        let spec = spec(true);
+        for pointer in [
+            "/linux/resources",
+            "/linux/seccomp",
+            "/linux/devices",
+            "/linux/uidMappings",
+            "/process/capabilities",
+            "/process/rlimits",
+            "/process/noNewPrivileges",
+            "/hooks",
+        ] {
+            assert!(spec.pointer(pointer).is_none(), "{pointer}");
+        }
+        let kinds: Vec<_> = spec["linux"]["namespaces"].as_array().unwrap().iter().collect();
+        assert!(!kinds.iter().any(|kind| kind["type"] == "user"));
+        assert_eq!(kinds[4]["path"], "/proc/self/fd/9");
+        assert_eq!(spec["process"]["user"]["uid"], 0);
+    }
+
+    #[test]
+    fn mounts_are_dockers_then_files_then_volumes() {
+        let mounts = spec(false)["mounts"].clone();
+        let mounts = mounts.as_array().unwrap();
+        let at: Vec<_> = mounts.iter().map(|m| m["destination"].as_str().unwrap()).collect();
+        assert_eq!(
+            at,
+            ["/proc", "/dev", "/dev/pts", "/sys", "/dev/mqueue", "/dev/shm", "/etc/hosts", "/data"]
+        );
+        assert!(!mounts[2]["options"].to_string().contains("gid=5"));
+        assert!(spec(true)["mounts"][2]["options"].to_string().contains("gid=5"));
+        assert!(mounts[3]["options"].to_string().contains("\"ro\""));
+    }
+}

@@ -1,0 +1,43 @@
+//! A sealed copy of this program's own file, which helpers are started from.
+//!
+//! A container that could write to the runtime's binary through /proc would own the host (CVE-2019-5736).
+//! A memfd with all seals cannot be written, and the copy is not the file on disk.
+
+use std::fs::File;
+use std::io::{self, Seek};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::OnceLock;
+
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+use rustix::io::Errno;
+
+static COPY: OnceLock<OwnedFd> = OnceLock::new();
+
+/// A path that executes the sealed copy, made once per process.
+pub(crate) fn executable() -> io::Result<PathBuf> {
+    let fd = match COPY.get() {
+        Some(fd) => fd,
+        None => {
+            let copy = make()?;
+            COPY.get_or_init(|| copy)
+        }
+    };
+    Ok(PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd())))
+}
+
+fn make() -> io::Result<OwnedFd> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    // Kernels before 6.3 do not know MFD_EXEC; later ones may demand it (sysctl vm.memfd_noexec).
+    let copy = match memfd_create("smokegate", flags | MemfdFlags::EXEC) {
+        Err(Errno::INVAL) => memfd_create("smokegate", flags)?,
+        other => other?,
+    };
+    let mut from = File::open("/proc/self/exe")?;
+    let mut to = File::from(copy);
+    io::copy(&mut from, &mut to)?;
+    to.rewind()?;
+    let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
+    fcntl_add_seals(&to, seals)?;
+    Ok(to.into())
+}

@@ -1,0 +1,117 @@
+//! `USER` as Docker resolves it: names and numbers, by the image's own /etc/passwd and /etc/group.
+
+use crate::error::StartError;
+
+/// The identity a process gets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Identity {
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    /// Supplementary groups of the image's /etc/group; none when the group was named.
+    pub(crate) groups: Vec<u32>,
+    /// Home directory: what /etc/passwd says, else `/`.
+    pub(crate) home: String,
+}
+
+/// Resolves `user`, `uid`, `user:group`, `uid:gid` and the mixed forms (Dockerfile reference, USER).
+///
+/// A number that no file knows is taken as it is, with group 0; a name that no file knows is an error.
+pub(crate) fn resolve(user: &str, passwd: &str, group: &str) -> Result<Identity, StartError> {
+    let (user_part, group_part) = match user.split_once(':') {
+        Some((user, group)) => (user, Some(group)),
+        None => (user, None),
+    };
+    let user_part = if user_part.is_empty() { "0" } else { user_part };
+    // name:password:uid:gid:comment:home:shell (passwd(5))
+    let entry = passwd.lines().map(fields).find(|entry| {
+        let uid = field(entry, 2);
+        field(entry, 0) == user_part || (!uid.is_empty() && uid == user_part)
+    });
+    let (name, uid, gid, home) = match &entry {
+        Some(entry) => (
+            Some(field(entry, 0)),
+            number("user", field(entry, 2), "/etc/passwd")?,
+            number("group", field(entry, 3), "/etc/passwd")?,
+            field(entry, 5),
+        ),
+        None => (None, number("user", user_part, "/etc/passwd")?, 0, ""),
+    };
+    let home = if home.is_empty() { "/" } else { home }.to_owned();
+    let Some(group_part) = group_part.filter(|part| !part.is_empty()) else {
+        let groups = name.map_or_else(Vec::new, |name| supplementary(name, gid, group));
+        return Ok(Identity { uid, gid, groups, home });
+    };
+    // name:password:gid:members (group(5))
+    let listed = group.lines().map(fields).find(|entry| {
+        let gid = field(entry, 2);
+        field(entry, 0) == group_part || (!gid.is_empty() && gid == group_part)
+    });
+    let text = listed.as_ref().map_or(group_part, |entry| field(entry, 2));
+    Ok(Identity { uid, gid: number("group", text, "/etc/group")?, groups: Vec::new(), home })
+}
+
+fn fields(line: &str) -> Vec<&str> {
+    line.split(':').collect()
+}
+
+fn field<'a>(entry: &[&'a str], at: usize) -> &'a str {
+    entry.get(at).copied().unwrap_or_default().trim()
+}
+
+fn number(kind: &str, text: &str, file: &str) -> Result<u32, StartError> {
+    text.parse().map_err(|_| StartError::NoSuchUser {
+        kind: kind.to_owned(),
+        name: text.to_owned(),
+        file: file.to_owned(),
+    })
+}
+
+fn supplementary(name: &str, primary: u32, group: &str) -> Vec<u32> {
+    let mut found: Vec<u32> = group
+        .lines()
+        .map(fields)
+        .filter(|entry| field(entry, 3).split(',').any(|member| member == name))
+        .filter_map(|entry| field(&entry, 2).parse().ok())
+        .filter(|gid| *gid != primary)
+        .collect();
+    found.dedup();
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\napp:x:1000:1001::/home/app:/bin/sh\nbad:x:y:0::/:\n";
+    const GROUP: &str = "root:x:0:\napp:x:1001:\nweb:x:33:app,other\nlog:x:4:app\n";
+
+    fn identity(uid: u32, gid: u32, groups: &[u32], home: &str) -> Identity {
+        Identity { uid, gid, groups: groups.to_vec(), home: home.to_owned() }
+    }
+
+    #[test]
+    fn users_resolve_as_docker_resolves_them() {
+        for (user, expected) in [
+            ("", identity(0, 0, &[], "/root")),
+            ("root", identity(0, 0, &[], "/root")),
+            ("app", identity(1000, 1001, &[33, 4], "/home/app")),
+            ("1000", identity(1000, 1001, &[33, 4], "/home/app")),
+            ("app:web", identity(1000, 33, &[], "/home/app")),
+            ("1000:55", identity(1000, 55, &[], "/home/app")),
+            ("4242", identity(4242, 0, &[], "/")),
+            ("4242:web", identity(4242, 33, &[], "/")),
+            (":web", identity(0, 33, &[], "/root")),
+        ] {
+            assert_eq!(resolve(user, PASSWD, GROUP).unwrap(), expected, "{user}");
+        }
+        assert_eq!(resolve("7:8", "", "").unwrap(), identity(7, 8, &[], "/"));
+    }
+
+    #[test]
+    fn unknown_names_are_errors_that_name_them() {
+        for (user, what) in [("nobody", "user `nobody`"), ("app:wheel", "group `wheel`")] {
+            let error = resolve(user, PASSWD, GROUP).unwrap_err().to_string();
+            assert!(error.contains(what), "{error}");
+        }
+    }
+}

@@ -1,0 +1,431 @@
+//! Every container under test: one static program that behaves as its words say.
+//!
+//! A word that only sets something up (`ignore-term`, `spawn-orphan`, `fork-bomb N`, `print TEXT`) is followed by
+//! what to do next, so `ignore-term spawn-orphan serve --port 9000` reads as it runs.
+
+use std::collections::VecDeque;
+use std::env;
+use std::ffi::OsString;
+use std::fs;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::process::{self, Command};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+const SIGILL: i32 = 4;
+const SIGABRT: i32 = 6;
+const SIGKILL: i32 = 9;
+const SIGSEGV: i32 = 11;
+const SIGTERM: i32 = 15;
+const SIG_DFL: usize = 0;
+const SIG_IGN: usize = 1;
+const PR_SET_SECCOMP: i32 = 22;
+const SECCOMP_MODE_STRICT: u64 = 1;
+const RLIMIT_CPU: i32 = 0;
+
+unsafe extern "C" {
+    fn signal(number: i32, handler: usize) -> usize;
+    fn kill(pid: i32, number: i32) -> i32;
+    fn prctl(option: i32, argument: u64) -> i32;
+    fn setrlimit(resource: i32, limit: *const [u64; 2]) -> i32;
+    fn sync();
+    fn _exit(code: i32) -> !;
+}
+
+fn main() {
+    // Rust ignores SIGPIPE; a container's program does not.
+    let words: VecDeque<String> = env::args_os().skip(1).map(lossless).collect();
+    if let Err(error) = run(words) {
+        eprintln!("probe-target: {error}");
+        process::exit(1);
+    }
+}
+
+fn lossless(word: OsString) -> String {
+    String::from_utf8(word.into_vec()).expect("arguments are UTF-8")
+}
+
+struct Words(VecDeque<String>);
+
+impl Words {
+    fn next(&mut self, what: &str) -> io::Result<String> {
+        self.0
+            .pop_front()
+            .ok_or_else(|| io::Error::other(format!("missing {what}")))
+    }
+
+    fn number(&mut self, what: &str) -> io::Result<u64> {
+        let word = self.next(what)?;
+        word.parse()
+            .map_err(|_| io::Error::other(format!("{what} is no number: {word}")))
+    }
+
+    fn rest(&mut self) -> String {
+        Vec::from(std::mem::take(&mut self.0)).join(" ")
+    }
+}
+
+fn run(words: VecDeque<String>) -> io::Result<()> {
+    let mut words = Words(words);
+    loop {
+        let verb = words.next("what to do")?;
+        match verb.as_str() {
+            // Words that are followed by another verb.
+            "ignore-term" => unsafe {
+                signal(SIGTERM, SIG_IGN);
+                IGNORE_TERM.store(1, Ordering::Relaxed);
+            },
+            "spawn-orphan" => spawn_orphan()?,
+            "fork-bomb" => {
+                for _ in 0..words.number("number of children")? {
+                    Command::new("/proc/self/exe").arg("hang").spawn()?;
+                }
+            }
+            "print" => println!("{}", words.next("text")?),
+            "sleep-then" => pause(&words.next("seconds")?)?,
+
+            "serve" => return serve(words, Manner::Steady),
+            "flap" => return serve(words, Manner::Flapping),
+            "half-close-echo" => return half_close_echo(words),
+            "connect" => return connect(&words.next("address")?),
+            "check-http" => {
+                let port = words.next("port")?;
+                return check_http(&port, &words.next("path")?);
+            }
+            "exit" => process::exit(words.number("exit code")? as i32),
+            "print-then-exit" => {
+                let code = words.number("exit code")?;
+                println!("{}", words.rest());
+                process::exit(code as i32);
+            }
+            "signal" => return die_by(&words.next("signal name")?),
+            "sleep" => {
+                on_term_exit();
+                return pause(&words.next("seconds")?);
+            }
+            "hang" => {
+                on_term_exit();
+                loop {
+                    thread::sleep(Duration::from_secs(3600));
+                }
+            }
+            "log-lines" => return log_lines(words.number("number of lines")?),
+            "env" => return print(&environment()),
+            "id" => return print(&identity()?),
+            "mounts" => return print(&fs::read_to_string("/proc/self/mountinfo")?),
+            "hostname" => return print(&fs::read_to_string("/proc/sys/kernel/hostname")?),
+            "cwd" => return print(&format!("{}\n", env::current_dir()?.display())),
+            "getpid" => return print(&format!("{}\n", process::id())),
+            "args" => return print(&format!("{:?}\n", words.0)),
+            "cat" => return io::stdout().write_all(&fs::read(words.next("file")?)?),
+            "write" => {
+                let file = words.next("file")?;
+                return fs::write(file, words.rest());
+            }
+            "stat" => return stat(&words.next("path")?),
+            "ls" => return list(&words.next("path")?),
+            other => return Err(io::Error::other(format!("unknown word `{other}`"))),
+        }
+    }
+}
+
+fn print(text: &str) -> io::Result<()> {
+    io::stdout().write_all(text.as_bytes())
+}
+
+fn pause(seconds: &str) -> io::Result<()> {
+    let seconds: f64 = seconds.parse().map_err(io::Error::other)?;
+    thread::sleep(Duration::from_secs_f64(seconds));
+    Ok(())
+}
+
+static IGNORE_TERM: AtomicU64 = AtomicU64::new(0);
+
+/// A signal's default action never reaches PID 1 of a pid namespace, so ending on SIGTERM takes a handler.
+fn on_term_exit() {
+    extern "C" fn end(_: i32) {
+        unsafe { _exit(0) }
+    }
+    if IGNORE_TERM.load(Ordering::Relaxed) == 0 {
+        unsafe { signal(SIGTERM, end as extern "C" fn(i32) as usize) };
+    }
+}
+
+/// Leaves a process behind whose parent is gone: PID 1 inherits it.
+fn spawn_orphan() -> io::Result<()> {
+    if env::var_os("PROBE_TARGET_ORPHAN").is_some() {
+        Command::new("/proc/self/exe").arg("hang").spawn()?;
+        process::exit(0);
+    }
+    Command::new("/proc/self/exe")
+        .args(["spawn-orphan", "exit", "0"])
+        .env("PROBE_TARGET_ORPHAN", "1")
+        .status()
+        .map(drop)
+}
+
+/// Dies by a signal, also as PID 1, whose own signals the kernel drops (pid_namespaces(7)).
+fn die_by(name: &str) -> io::Result<()> {
+    let number = match name.trim_start_matches("SIG") {
+        "HUP" => 1,
+        "ILL" => SIGILL,
+        "ABRT" => SIGABRT,
+        "KILL" => SIGKILL,
+        "SEGV" => SIGSEGV,
+        "TERM" => SIGTERM,
+        "INT" => 2,
+        "QUIT" => 3,
+        other => return Err(io::Error::other(format!("unknown signal `{other}`"))),
+    };
+    io::stdout().flush()?;
+    unsafe {
+        signal(number, SIG_DFL);
+        match number {
+            // A real fault is the one signal of its own that PID 1 cannot drop.
+            SIGSEGV => std::ptr::null_mut::<u8>().write_volatile(1),
+            #[cfg(target_arch = "x86_64")]
+            SIGILL => std::arch::asm!("ud2"),
+            // Strict seccomp kills at the next call, PID 1 too; with a filter in force it is refused, and
+            // then the CPU time limit does the same a second later.
+            SIGKILL if process::id() == 1 => {
+                if prctl(PR_SET_SECCOMP, SECCOMP_MODE_STRICT) == 0 {
+                    sync();
+                }
+                setrlimit(RLIMIT_CPU, &[1, 1]);
+                let spin = AtomicU64::new(0);
+                loop {
+                    spin.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+            _ => {}
+        }
+        kill(process::id() as i32, number);
+    }
+    Err(io::Error::other(format!(
+        "still alive after {name}: PID 1 drops its own signals"
+    )))
+}
+
+fn log_lines(count: u64) -> io::Result<()> {
+    let (mut out, mut error) = (io::stdout().lock(), io::stderr().lock());
+    for line in 1..=count {
+        writeln!(out, "out {line} of {count}")?;
+        writeln!(error, "err {line} of {count}")?;
+    }
+    // No newline at the end: the last line must not be lost for want of one.
+    write!(out, "last words on stdout")?;
+    out.flush()?;
+    write!(error, "last words on stderr")
+}
+
+fn environment() -> String {
+    env::vars_os()
+        .map(|(name, value)| format!("{}={}\n", lossless(name), lossless(value)))
+        .collect()
+}
+
+/// Who this process is, in the words of proc(5): ids, groups, capability sets, NoNewPrivs, Seccomp.
+fn identity() -> io::Result<String> {
+    let wanted = [
+        "Uid:",
+        "Gid:",
+        "Groups:",
+        "Cap",
+        "NoNewPrivs:",
+        "Seccomp:",
+        "NSpid:",
+    ];
+    let status = fs::read_to_string("/proc/self/status")?;
+    let lines = status
+        .lines()
+        .filter(|line| wanted.iter().any(|name| line.starts_with(name)));
+    Ok(lines.map(|line| format!("{line}\n")).collect())
+}
+
+fn stat(path: &str) -> io::Result<()> {
+    let meta = fs::symlink_metadata(path)?;
+    let kind = match meta.file_type() {
+        kind if kind.is_dir() => "directory",
+        kind if kind.is_symlink() => "link",
+        kind if kind.is_fifo() => "fifo",
+        kind if kind.is_char_device() => "char",
+        kind if kind.is_block_device() => "block",
+        _ => "file",
+    };
+    let (mode, uid, gid) = (meta.mode() & 0o7777, meta.uid(), meta.gid());
+    print(&format!(
+        "{kind} mode={mode:04o} uid={uid} gid={gid} size={} mtime={} links={} dev={:x}\n",
+        meta.size(),
+        meta.mtime(),
+        meta.nlink(),
+        meta.rdev(),
+    ))
+}
+
+fn list(path: &str) -> io::Result<()> {
+    let mut names = fs::read_dir(path)?
+        .map(|entry| Ok(lossless(entry?.file_name())))
+        .collect::<io::Result<Vec<_>>>()?;
+    names.sort();
+    print(
+        &names
+            .into_iter()
+            .map(|name| name + "\n")
+            .collect::<String>(),
+    )
+}
+
+fn half_close_echo(mut words: Words) -> io::Result<()> {
+    let mut port = "8080".to_owned();
+    while let Ok(word) = words.next("option") {
+        match word.as_str() {
+            "--port" => port = words.next("port")?,
+            other => return Err(io::Error::other(format!("unknown option `{other}`"))),
+        }
+    }
+    on_term_exit();
+    let listener = TcpListener::bind(format!("0.0.0.0:{port}"))?;
+    println!("listening on 0.0.0.0:{port}");
+    for stream in listener.incoming() {
+        let mut stream = stream?;
+        thread::spawn(move || -> io::Result<()> {
+            let mut everything = Vec::new();
+            stream.read_to_end(&mut everything)?;
+            stream.write_all(&everything)
+        });
+    }
+    Ok(())
+}
+
+fn connect(address: &str) -> io::Result<()> {
+    match TcpStream::connect(address) {
+        Ok(stream) => print(&format!("connected to {}\n", stream.peer_addr()?)),
+        Err(error) => Err(io::Error::other(format!(
+            "{address}: {:?}: {error}",
+            error.kind()
+        ))),
+    }
+}
+
+fn check_http(port: &str, path: &str) -> io::Result<()> {
+    let mut stream = TcpStream::connect(format!("127.0.0.1:{port}"))?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    )?;
+    let mut status = String::new();
+    BufReader::new(stream).read_line(&mut status)?;
+    println!("{}", status.trim_end());
+    process::exit(if status.split(' ').nth(1) == Some("200") {
+        0
+    } else {
+        1
+    })
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Manner {
+    Steady,
+    /// Every second answer is a 500.
+    Flapping,
+}
+
+struct Service {
+    path: String,
+    status: u16,
+    body: String,
+    manner: Manner,
+    delay: Duration,
+    exit_after: Option<u64>,
+    answered: AtomicU64,
+}
+
+fn serve(mut words: Words, manner: Manner) -> io::Result<()> {
+    let (mut port, mut address) = ("8080".to_owned(), "0.0.0.0".to_owned());
+    let mut service = Service {
+        path: "/healthz".to_owned(),
+        status: 200,
+        body: "ok\n".to_owned(),
+        manner,
+        delay: Duration::ZERO,
+        exit_after: None,
+        answered: AtomicU64::new(0),
+    };
+    on_term_exit();
+    while let Ok(word) = words.next("option") {
+        match word.as_str() {
+            "--port" => port = words.next("port")?,
+            "--address" => address = words.next("address")?,
+            "--path" => service.path = words.next("path")?,
+            "--status" => service.status = words.number("status")? as u16,
+            "--body" => service.body = words.next("body")?,
+            // Nothing listens before: a connection is refused.
+            "--after" => pause(&words.next("seconds")?)?,
+            // It listens, and takes this long for each answer.
+            "--delay" => {
+                let seconds: f64 = words.next("seconds")?.parse().map_err(io::Error::other)?;
+                service.delay = Duration::from_secs_f64(seconds);
+            }
+            // Answers that many requests, then exits 3.
+            "--exit-after" => service.exit_after = Some(words.number("requests")?),
+            other => return Err(io::Error::other(format!("unknown option `{other}`"))),
+        }
+    }
+    let listener = TcpListener::bind(format!("{address}:{port}"))?;
+    println!("listening on {address}:{port}");
+    let service = Arc::new(service);
+    for stream in listener.incoming() {
+        let (stream, service) = (stream?, Arc::clone(&service));
+        thread::spawn(move || {
+            if let Err(error) = answer(stream, &service) {
+                eprintln!("request: {error}");
+            }
+        });
+    }
+    Ok(())
+}
+
+fn answer(mut stream: TcpStream, service: &Service) -> io::Result<()> {
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    let mut reader = BufReader::new(stream.try_clone()?);
+    let mut request = String::new();
+    reader.read_line(&mut request)?;
+    let mut header = String::new();
+    while reader.read_line(&mut header)? > 2 {
+        header.clear();
+    }
+    let path = request.split(' ').nth(1).unwrap_or_default();
+    let count = service.answered.fetch_add(1, Ordering::SeqCst) + 1;
+    thread::sleep(service.delay);
+    let (status, body) = if path == service.path {
+        let flapped = service.manner == Manner::Flapping && count % 2 == 0;
+        (
+            if flapped { 500 } else { service.status },
+            service.body.clone(),
+        )
+    } else if path == "/env" {
+        (200, environment())
+    } else if path == "/id" {
+        (200, identity()?)
+    } else {
+        (404, "no such path\n".to_owned())
+    };
+    write!(
+        stream,
+        "HTTP/1.1 {status} Probe\r\nContent-Type: text/plain\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        body.len(),
+    )?;
+    stream.flush()?;
+    println!("{} {status}", request.trim_end());
+    if service.exit_after.is_some_and(|limit| count >= limit) {
+        println!("exiting after {count} requests");
+        process::exit(3);
+    }
+    Ok(())
+}

@@ -1,0 +1,140 @@
+//! What a test needs of the host, and the honest account of tests that did not run.
+
+use std::env;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::run_as::{RunAs, is_root};
+
+/// Something not every host has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// The test runs as root.
+    Root,
+    /// An ordinary user may make user namespaces; that user has no subordinate ids and no helper.
+    Rootless,
+    /// Debian's `docker-registry`.
+    DockerRegistry,
+    /// A program that makes root filesystems from Debian packages, and the right to run it.
+    Mmdebstrap,
+    /// `openssl`, for test certificates.
+    Openssl,
+    /// `skopeo`, an independent reader of images.
+    Skopeo,
+    /// `strace`, with the right to trace.
+    Strace,
+    /// `umoci`, an independent unpacker.
+    Umoci,
+}
+
+/// Whether the host has it; otherwise the calling test is recorded as not run and must return.
+///
+/// `SMOKEGATE_TEST_REQUIRE` (`all`, or needs by name with commas) turns that into a failure.
+/// `SMOKEGATE_TEST_NOT_RUN` names a file that takes one line, `TEST: REASON`, per test not run.
+///
+/// # Panics
+/// When the need is required and not met.
+#[must_use = "a test that needs it must return when this is false"]
+pub fn require(need: Need) -> bool {
+    let Err(reason) = need.check() else {
+        return true;
+    };
+    let required = env::var("SMOKEGATE_TEST_REQUIRE").unwrap_or_default();
+    let named = required
+        .split(',')
+        .any(|name| name == "all" || name == need.name());
+    assert!(!named, "`{}` is required here: {reason}", need.name());
+    let thread = std::thread::current();
+    let test = env::var("NEXTEST_TEST_NAME")
+        .unwrap_or_else(|_| thread.name().unwrap_or("unnamed test").to_owned());
+    record(&format!("{test}: {reason}")).expect("recording that a test did not run");
+    false
+}
+
+fn record(line: &str) -> io::Result<()> {
+    writeln!(io::stderr(), "not run: {line}")?;
+    let Some(file) = env::var_os("SMOKEGATE_TEST_NOT_RUN") else {
+        return Ok(());
+    };
+    // One write to a file opened for appending: lines of concurrent tests do not mix.
+    OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(file)?
+        .write_all(format!("{line}\n").as_bytes())
+}
+
+impl Need {
+    /// As `SMOKEGATE_TEST_REQUIRE` spells it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Root => "root",
+            Self::Rootless => "rootless",
+            Self::DockerRegistry => "docker-registry",
+            Self::Mmdebstrap => "mmdebstrap",
+            Self::Openssl => "openssl",
+            Self::Skopeo => "skopeo",
+            Self::Strace => "strace",
+            Self::Umoci => "umoci",
+        }
+    }
+
+    fn check(self) -> Result<(), String> {
+        match self {
+            Self::Root if is_root() => Ok(()),
+            Self::Root => Err("needs root".to_owned()),
+            Self::Rootless => user_namespaces(),
+            Self::Mmdebstrap if !is_root() => Err("mmdebstrap needs root".to_owned()),
+            Self::DockerRegistry
+            | Self::Mmdebstrap
+            | Self::Openssl
+            | Self::Skopeo
+            | Self::Strace
+            | Self::Umoci => match find_program(self.name()) {
+                Some(_) => Ok(()),
+                None => Err(format!("needs `{}`: apt-get install {0}", self.name())),
+            },
+        }
+    }
+}
+
+fn user_namespaces() -> Result<(), String> {
+    for name in ["setpriv", "unshare"] {
+        find_program(name).ok_or_else(|| format!("needs `{name}`: apt-get install util-linux"))?;
+    }
+    let mut command = RunAs::OrdinaryUser.command(Path::new("unshare"));
+    command
+        .args(["--user", "--map-root-user", "true"])
+        .stdin(Stdio::null());
+    let output = command
+        .output()
+        .map_err(|error| format!("starting `unshare`: {error}"))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let reason = String::from_utf8_lossy(&output.stderr);
+    Err(format!(
+        "an ordinary user may not make a user namespace: {}",
+        reason.trim()
+    ))
+}
+
+/// Where `name` is among the usual directories of programs.
+pub fn find_program(name: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let system = ["/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/bin", "/bin"].map(PathBuf::from);
+    let mut places = env::split_paths(&path)
+        .chain(system)
+        .map(|dir| dir.join(name));
+    places.find(|file| fs::metadata(file).is_ok_and(|meta| meta.is_file()))
+}
+
+/// A command for the program `name`.
+///
+/// # Panics
+/// When it is not installed; ask [`require`] first.
+pub fn program(name: &str) -> Command {
+    Command::new(find_program(name).unwrap_or_else(|| panic!("`{name}` is not installed")))
+}
