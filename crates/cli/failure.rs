@@ -1,12 +1,11 @@
 //! A failure as the user sees it: cause, evidence, hint, exit code. The one place that turns errors into it.
 
-use std::error::Error as _;
 use std::path::Path;
 
-use smokegate_gate::{Decision, PlanError, Reason, VariantVerdict};
+use smokegate_gate::{Decision, Outcome, PlanError, Probe, Reason, VariantVerdict};
 use smokegate_image::ErrorKind as ImageKind;
 use smokegate_registry::ErrorKind as RegistryKind;
-use smokegate_sandbox::{FillError, HostError, StartError, Step};
+use smokegate_sandbox::{FillError, HostError, Listener, StartError, Step};
 
 use crate::exit_code::ExitStatus;
 use crate::printer::{Printer, Tone, harmless};
@@ -135,11 +134,8 @@ fn hint_of(verdict: &VariantVerdict) -> Option<String> {
             Reason::Exited(_) => {
                 "the last lines above are the program's own; run it again with -v, or with --env for what it misses".into()
             }
-            Reason::NotHealthy { listening, .. } if !listening.is_empty() => {
-                "name the right port with --publish 18080:PORT, or the path with --http PATH".into()
-            }
-            Reason::NotHealthy { .. } => {
-                "if it only needs longer, raise --within; if it answers elsewhere, name it with --http PATH".into()
+            Reason::NotHealthy { last, listening, .. } => {
+                not_healthy_hint(&verdict.probe, last.as_ref(), listening)
             }
         }),
         Decision::Inconclusive(smokegate_gate::Inconclusive::Host(error)) => host_hint(error),
@@ -149,6 +145,31 @@ fn hint_of(verdict: &VariantVerdict) -> Option<String> {
         Decision::Inconclusive(smokegate_gate::Inconclusive::Port { .. }) => Some(
             "free the port (ss -ltnp shows who has it), or publish 0:PORT to take any free one".into(),
         ),
+    }
+}
+
+fn not_healthy_hint(probe: &Probe, last: Option<&Outcome>, listening: &[Listener]) -> String {
+    let Probe::Http { port, .. } = probe else {
+        return "the image's HEALTHCHECK decides; --http PATH asks over HTTP instead".into();
+    };
+    match last {
+        Some(Outcome::Refused) if listening.iter().any(|l| l.address.port() == *port) => {
+            "most servers take the address from a flag or variable, such as --host 0.0.0.0 or HOST=0.0.0.0".into()
+        }
+        Some(Outcome::Refused) => match listening.first() {
+            Some(other) => format!("name the port with --publish 18080:{}", other.address.port()),
+            None => "if it only needs longer to start, raise --within".into(),
+        },
+        Some(Outcome::Status { status: 500.., .. }) => {
+            "the app runs and says itself that it is not well: its log and answer above say why; give it what it misses with --env".into()
+        }
+        Some(Outcome::Status { .. }) => {
+            "if the app answers on another path, name it with --http PATH; only 200 passes".into()
+        }
+        Some(Outcome::NotHttp { .. }) => {
+            "if the app speaks HTTP on another port, name it with --publish 18080:PORT".into()
+        }
+        _ => "if it only needs longer, raise --within".into(),
     }
 }
 
@@ -217,6 +238,8 @@ impl From<PlanError> for Failure {
             }
             PlanError::NothingToRun => Self::new(ExitStatus::GateFailed, error.to_string())
                 .hint("give the Dockerfile an ENTRYPOINT or CMD, or name a program after --"),
+            PlanError::StopSignal(_) => Self::new(ExitStatus::GateFailed, error.to_string())
+                .hint("name one in the Dockerfile, such as STOPSIGNAL SIGTERM"),
             PlanError::Flag(_) => Self::usage(error.to_string()),
         }
     }
@@ -264,7 +287,7 @@ pub(crate) fn registry_status(kind: RegistryKind) -> ExitStatus {
 
 impl From<smokegate_registry::Error> for Failure {
     fn from(error: smokegate_registry::Error) -> Self {
-        let cause = error.source().map_or_else(|| error.to_string(), |_| chain(&error));
-        Self::new(registry_status(error.kind()), cause)
+        let hint = error.hint().map(str::to_owned);
+        Self { hint, ..Self::new(registry_status(error.kind()), chain(&error)) }
     }
 }

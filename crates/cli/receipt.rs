@@ -39,6 +39,16 @@ pub(crate) struct Receipt {
     /// What was published where.
     #[serde(default)]
     pub(crate) published: Vec<Published>,
+    /// What ended the run beside the variants' verdicts: a layer that cannot be read, a registry that refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) error: Option<ErrorRecord>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct ErrorRecord {
+    pub(crate) exit_code: u8,
+    pub(crate) cause: String,
+    pub(crate) evidence: Vec<String>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -177,7 +187,17 @@ impl Receipt {
             variants: Vec::new(),
             timings_ms: RunTimings { open: millis(opened), ..RunTimings::default() },
             published: Vec::new(),
+            error: None,
         }
+    }
+
+    /// Adds what ended the run.
+    pub(crate) fn record_failure(&mut self, failure: &Failure) {
+        self.error = Some(ErrorRecord {
+            exit_code: failure.status.code(),
+            cause: failure.cause.clone(),
+            evidence: failure.evidence.clone(),
+        });
     }
 
     /// Adds what the gate decided.

@@ -23,8 +23,7 @@ pub(crate) async fn run(
     let options = settings::open_options(&args.source);
     let (image, opened) = pipeline::open(args.source.image, options, printer).await?;
     let plan = smokegate_gate::plan(&request, &image.selected().config)?;
-    let verdict = pipeline::gate(&image, &plan, &settings, printer).await?;
     let mut receipt = Receipt::new(named, &image, opened);
-    receipt.record_verdict(&verdict, &plan);
+    let verdict = super::gate(&image, &plan, &settings, &mut receipt, printer).await?;
     super::report(&receipt, &verdict, &settings.report_dir, common.format, &[], printer)
 }

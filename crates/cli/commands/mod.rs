@@ -12,11 +12,13 @@ use std::time::Duration;
 
 use clap::Parser;
 use clap::error::ErrorKind;
-use smokegate_gate::{Decision, Verdict};
+use smokegate_gate::{Decision, GatePlan, Verdict};
+use smokegate_image::Image;
 
 use crate::args::{Arguments, Command, Format};
 use crate::exit_code::ExitStatus;
 use crate::failure::Failure;
+use crate::pipeline::{self, GateSettings};
 use crate::printer::Printer;
 use crate::receipt::Receipt;
 use crate::report::{github, summary};
@@ -104,6 +106,29 @@ fn ask_for_reports_of_bugs(printer: Printer) {
             "error: this is a bug in smokegate\n\nhint: please report it with the text above, the command line and `uname -a`",
         );
     }));
+}
+
+/// Runs every variant and records the verdict; the receipt is written also when there is none.
+async fn gate(
+    image: &Image,
+    plan: &GatePlan,
+    settings: &GateSettings,
+    receipt: &mut Receipt,
+    printer: Printer,
+) -> Result<Verdict, Failure> {
+    // Before anything runs: a report that cannot be written is found out now.
+    write_reports(receipt, &settings.report_dir)?;
+    match pipeline::gate(image, plan, settings, printer).await {
+        Ok(verdict) => {
+            receipt.record_verdict(&verdict, plan);
+            Ok(verdict)
+        }
+        Err(failure) => {
+            receipt.record_failure(&failure);
+            write_reports(receipt, &settings.report_dir)?;
+            Err(failure)
+        }
+    }
 }
 
 /// Writes the receipt and what belongs beside it; shows failures; the exit code of the run.

@@ -40,9 +40,8 @@ pub(crate) async fn run(
     publisher.check_targets(&targets).await?;
 
     let image = pipeline::compress(image, args.publish.compress, spool, printer).await?;
-    let verdict = pipeline::gate(&image, &plan, &settings, printer).await?;
     let mut receipt = Receipt::new(named, &image, opened);
-    receipt.record_verdict(&verdict, &plan);
+    let verdict = super::gate(&image, &plan, &settings, &mut receipt, printer).await?;
 
     let published = match verdict.clear(image.clone()) {
         Err(_) => Ok(()),
@@ -54,6 +53,9 @@ pub(crate) async fn run(
             .await
             .map(|(report, took)| receipt.record_push(&report, took)),
     };
+    if let Err(failure) = &published {
+        receipt.record_failure(failure);
+    }
     let refs = super::published_refs(&receipt);
     let status =
         super::report(&receipt, &verdict, &settings.report_dir, common.format, &refs, printer)?;

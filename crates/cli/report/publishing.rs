@@ -69,6 +69,7 @@ pub(crate) fn failure(status: ExitStatus, error: &PushError) -> Failure {
         failure = failure.hint("run the same command again to move the remaining tags, or put the moved ones back by the digests above");
     } else if status == ExitStatus::PublishFailed {
         failure = failure.evidence("no tag was moved");
+        failure.hint = error.source.hint().map(str::to_owned);
     }
     failure
 }

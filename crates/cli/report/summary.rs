@@ -39,6 +39,9 @@ pub(crate) fn markdown(receipt: &Receipt) -> String {
             let _ = writeln!(text, "- not tested: {}", cell(what));
         }
     }
+    if let Some(error) = &receipt.error {
+        let _ = writeln!(text, "\n**error**: {}", cell(&error.cause));
+    }
     for published in &receipt.published {
         let _ = writeln!(text, "\nPublished `{}@{}`", cell(&published.reference), published.digest);
     }

@@ -12,6 +12,7 @@ mod port_map;
 mod probe;
 mod runner;
 mod schedule;
+mod signal;
 mod verdict;
 
 pub use clearance::{Blocked, Cleared};

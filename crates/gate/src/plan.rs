@@ -7,6 +7,7 @@ use std::time::Duration;
 use smokegate_image::{Healthcheck, HealthcheckTest, ImageConfig};
 
 use crate::schedule::{Retries, Timing};
+use crate::signal;
 
 /// The host port that is mapped when none is named; a free one is taken when it is busy.
 const DEFAULT_HOST_PORT: u16 = 18080;
@@ -16,6 +17,8 @@ const DEFAULT_CONTAINER_PORT: u16 = 8080;
 const HEALTHCHECK_INTERVAL: Duration = Duration::from_secs(30);
 const HEALTHCHECK_TIMEOUT: Duration = Duration::from_secs(30);
 const HEALTHCHECK_RETRIES: u32 = 3;
+/// Docker's default for `docker stop`.
+const STOP_GRACE_PERIOD: Duration = Duration::from_secs(10);
 
 /// What the user asked for; `None` and empty mean "as the image says".
 #[derive(Clone, Debug)]
@@ -144,6 +147,10 @@ pub struct ContainerPlan {
     pub volumes: Vec<String>,
     /// Host name.
     pub hostname: String,
+    /// What asks it to end: STOPSIGNAL, else SIGTERM.
+    pub stop_signal: i32,
+    /// How long it may take to end before it is killed; Docker's default.
+    pub stop_grace_period: Duration,
 }
 
 /// One question asked of a container.
@@ -184,6 +191,9 @@ pub enum PlanError {
     /// Nothing to run: the image's fault (exit 1).
     #[error("the image has neither ENTRYPOINT nor CMD")]
     NothingToRun,
+    /// STOPSIGNAL names no signal; Docker refuses to create such a container: the image's fault (exit 1).
+    #[error("the image's STOPSIGNAL `{0}` is not a signal")]
+    StopSignal(String),
     /// A flag that cannot be used (exit 2).
     #[error("{0}")]
     Flag(String),
@@ -302,6 +312,12 @@ fn container(request: &GateRequest, config: &ImageConfig) -> Result<ContainerPla
     if args.first().is_none_or(String::is_empty) {
         return Err(PlanError::NothingToRun);
     }
+    let stop_signal = match config.stop_signal.as_deref() {
+        None | Some("") => signal::SIGTERM,
+        Some(text) => {
+            signal::parse(text).ok_or_else(|| PlanError::StopSignal(text.to_owned()))?
+        }
+    };
     let working_dir = match config.working_dir.as_str() {
         "" => "/".to_owned(),
         dir if dir.starts_with('/') => dir.to_owned(),
@@ -314,6 +330,8 @@ fn container(request: &GateRequest, config: &ImageConfig) -> Result<ContainerPla
         working_dir,
         volumes: config.volumes.clone(),
         hostname: "app".into(),
+        stop_signal,
+        stop_grace_period: STOP_GRACE_PERIOD,
     })
 }
 
@@ -427,6 +445,17 @@ mod tests {
         assert_eq!(args(both).unwrap(), "/other x");
         let none = plan(&request(), &ImageConfig::default()).unwrap_err();
         assert_eq!(none, PlanError::NothingToRun);
+    }
+
+    #[test]
+    fn stop_signal_is_the_images_else_sigterm() {
+        let stop = |text: Option<&str>| {
+            let config = ImageConfig { stop_signal: text.map(Into::into), ..config(&[]) };
+            plan(&request(), &config).map(|plan| plan.variants[0].app.stop_signal)
+        };
+        assert_eq!(stop(None), Ok(15));
+        assert_eq!(stop(Some("SIGQUIT")), Ok(3));
+        assert_eq!(stop(Some("SIGNOPE")), Err(PlanError::StopSignal("SIGNOPE".into())));
     }
 
     #[test]

@@ -83,7 +83,7 @@ impl std::fmt::Display for Outcome {
                 write!(f, "exited with code {code}")
             }
             Self::ExitCode { status: ExitStatus::Signal(signal), .. } => {
-                write!(f, "was ended by signal {signal}")
+                write!(f, "was ended by {}", crate::signal::describe(*signal))
             }
             Self::NotRun { error } => write!(f, "could not be run: {error}"),
         }

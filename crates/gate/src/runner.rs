@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use smokegate_image::{Image, Limits};
 use smokegate_sandbox::{
-    ContainerSpec, FillError, FilledLayer, HostError, Isolation, PodSpec, Process, Sandbox,
+    ContainerSpec, Delivery, FillError, FilledLayer, HostError, Isolation, PodSpec, Process, Sandbox,
     SandboxError, StartError, StoreRequest, fill_store,
 };
 use tokio::sync::mpsc::UnboundedSender;
@@ -120,7 +120,8 @@ impl Variant<'_> {
         let (decision, log) = match self.start(began, &log_file, &mut progress).await {
             Ok((sandbox, process, log)) => {
                 not_tested.extend(process.started.not_given.iter().cloned());
-                let decision = self.watch(&sandbox, process, &mut progress).await;
+                let decision = self.watch(&sandbox, process.clone(), &mut progress).await;
+                self.stop(&sandbox.sandbox, process).await;
                 // Ends every process, so that the pipes of the log end too.
                 drop_pod(sandbox).await;
                 (decision, log.finish().await)
@@ -234,6 +235,18 @@ impl Variant<'_> {
                 last: progress.attempts.last().map(|attempt| attempt.outcome.clone()),
                 listening: running.sandbox.listeners(APP).await.unwrap_or_default(),
             }),
+        }
+    }
+
+    /// Asks the app to end, as `docker stop` does; what is left then is killed with the pod.
+    ///
+    /// A first process that has no handler for the signal never sees it (pid_namespaces(7)): nothing to wait for.
+    async fn stop(&self, sandbox: &Sandbox, mut process: Process) {
+        let app = &self.plan.app;
+        if process.exit_status().is_none()
+            && matches!(sandbox.signal(APP, app.stop_signal).await, Ok(Delivery::Handled))
+        {
+            let _ = tokio::time::timeout(app.stop_grace_period, process.wait()).await;
         }
     }
 

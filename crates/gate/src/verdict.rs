@@ -180,7 +180,7 @@ impl VariantVerdict {
                     }
                     ExitStatus::Signal(signal) => format!(
                         "the entrypoint was ended by {} after {after}",
-                        signal_name(*signal)
+                        crate::signal::describe(*signal)
                     ),
                 }
             }
@@ -271,30 +271,11 @@ fn start_cause(error: &StartError) -> String {
 }
 
 
-/// `0.31 s`, `12 s`.
+/// `3 ms`, `1.24 s`, `12 s`.
 fn seconds(time: Duration) -> String {
-    let seconds = time.as_secs_f64();
-    if seconds < 10.0 { format!("{seconds:.2} s") } else { format!("{seconds:.0} s") }
-}
-
-/// `SIGKILL (9)`.
-pub(crate) fn signal_name(signal: i32) -> String {
-    let name = match signal {
-        1 => "SIGHUP",
-        2 => "SIGINT",
-        3 => "SIGQUIT",
-        4 => "SIGILL",
-        5 => "SIGTRAP",
-        6 => "SIGABRT",
-        7 => "SIGBUS",
-        8 => "SIGFPE",
-        9 => "SIGKILL",
-        11 => "SIGSEGV",
-        13 => "SIGPIPE",
-        14 => "SIGALRM",
-        15 => "SIGTERM",
-        31 => "SIGSYS",
-        _ => return format!("signal {signal}"),
-    };
-    format!("{name} ({signal})")
+    match time.as_secs_f64() {
+        less if less < 1.0 => format!("{} ms", time.as_millis()),
+        few if few < 10.0 => format!("{few:.2} s"),
+        many => format!("{many:.0} s"),
+    }
 }

@@ -47,6 +47,7 @@ pub fn settle(
         view: MergedView::new(layers),
         policy,
         stats: applied.stats,
+        last: None,
     };
     settle.root(visible.first().copied())?;
     settle.implied()?;
@@ -63,6 +64,16 @@ struct Settle<'a> {
     view: MergedView<'a>,
     policy: &'a Policy,
     stats: Stats,
+    /// The directory of the view that was looked into last.
+    last: Option<(Vec<u8>, MergedDir)>,
+}
+
+/// What lower layers have where this one has an implied directory.
+enum Below {
+    Nothing,
+    Dir(MergedDir),
+    Symlink(Vec<u8>),
+    NotDirectory,
 }
 
 fn looking(path: &[u8]) -> impl Fn(std::io::Error) -> Error + '_ {
@@ -127,32 +138,28 @@ impl Settle<'_> {
                 continue;
             };
             let below = if replaced {
-                None
+                Below::Nothing
             } else {
-                self.below(parent, name, &path, &cause)?
+                self.below(parent, name, &cause)?
             };
+            let shown = || Shown(&path).to_string();
             let metadata = match below {
-                None => Metadata::implied(&self.tree.creator, cause.mtime),
-                Some((_, Node::Dir(dir))) => Metadata::of(dir.descriptor().as_fd())
+                Below::Nothing => Metadata::implied(&self.tree.creator, cause.mtime),
+                Below::Dir(dir) => Metadata::of(dir.descriptor().as_fd())
                     .map_err(|errno| fault("read the metadata of", &path, &cause, errno))?,
-                Some((at, Node::Other { layer, stat })) => {
-                    let link = at.read_link(layer, name, &stat).map_err(looking(&path))?;
-                    let parent_shown = Shown(&path).to_string();
-                    let Some(link) = link else {
-                        let problem = EntryProblem::BelowNonDirectory {
-                            parent: parent_shown,
-                            lower: true,
-                        };
-                        return Err(Error::entry(&cause.name, problem));
-                    };
-                    if climbed {
-                        let problem = EntryProblem::ClimbsFromSymlink {
-                            parent: parent_shown,
-                        };
-                        return Err(Error::entry(&cause.name, problem));
-                    }
+                Below::NotDirectory => {
+                    let (parent, lower) = (shown(), true);
+                    let problem = EntryProblem::BelowNonDirectory { parent, lower };
+                    return Err(Error::entry(&cause.name, problem));
+                }
+                Below::Symlink(_) if climbed => {
+                    let problem = EntryProblem::ClimbsFromSymlink { parent: shown() };
+                    return Err(Error::entry(&cause.name, problem));
+                }
+                Below::Symlink(link) => {
                     let target = self.resolve(parent, &link, &cause)?;
                     self.move_contents(&path, &target, &cause, &mut todo)?;
+                    self.last = None;
                     continue;
                 }
             };
@@ -163,21 +170,39 @@ impl Settle<'_> {
         Ok(())
     }
 
-    /// What the lower layers show at `path`, with the directory it was found in.
-    fn below(
-        &self,
-        parent: &[u8],
-        name: &[u8],
-        path: &[u8],
-        cause: &Cause,
-    ) -> Result<Option<(MergedDir, Node)>, Error> {
-        match self.view.resolve(b"", parent).map_err(looking(path))? {
-            Resolved::Dir { dir: Some(dir), .. } => {
-                let node = dir.child_below(0, name).map_err(looking(path))?;
-                Ok(node.map(|node| (dir, node)))
+    /// Opens the directory `path` of the view, `None` if it has none: from the one opened before where that is the
+    /// same or its parent, as the paths come in order.
+    fn stand_in(&mut self, path: &[u8], cause: &Cause) -> Result<Option<&MergedDir>, Error> {
+        let dir = match (self.last.take(), split_last(path)) {
+            (Some((last, dir)), _) if last == path => Some(dir),
+            (Some((last, dir)), Some((parent, name))) if last == parent => {
+                match dir.child(name).map_err(looking(path))? {
+                    Some(Node::Dir(inner)) => Some(inner),
+                    _ => None,
+                }
             }
-            Resolved::Dir { dir: None, .. } => Ok(None),
-            other => Err(refused(other, cause)),
+            _ => match self.view.resolve(b"", path).map_err(looking(path))? {
+                Resolved::Dir { dir, .. } => dir,
+                other => return Err(refused(other, cause)),
+            },
+        };
+        self.last = dir.map(|dir| (path.to_vec(), dir));
+        Ok(self.last.as_ref().map(|(_, dir)| dir))
+    }
+
+    /// What the lower layers show as `name` in the directory `parent`.
+    fn below(&mut self, parent: &[u8], name: &[u8], cause: &Cause) -> Result<Below, Error> {
+        let Some(dir) = self.stand_in(parent, cause)? else {
+            return Ok(Below::Nothing);
+        };
+        let failed = looking(parent);
+        match dir.child_below(0, name).map_err(&failed)? {
+            None => Ok(Below::Nothing),
+            Some(Node::Dir(dir)) => Ok(Below::Dir(dir)),
+            Some(Node::Other { layer, stat }) => {
+                let target = dir.read_link(layer, name, &stat).map_err(&failed)?;
+                Ok(target.map_or(Below::NotDirectory, Below::Symlink))
+            }
         }
     }
 

@@ -1,9 +1,11 @@
 //! Docker's default capabilities (moby, oci/caps/defaults.go): what a process may regain by a file or as root.
 
+use std::io;
+
 use rustix::thread::CapabilitySet;
 
-/// The bounding set of every container; also permitted and effective where its user is 0.
-pub(crate) const DEFAULT: CapabilitySet = CapabilitySet::CHOWN
+/// The bounding set of a container; also permitted and effective where its user is 0.
+const DEFAULT: CapabilitySet = CapabilitySet::CHOWN
     .union(CapabilitySet::DAC_OVERRIDE)
     .union(CapabilitySet::FSETID)
     .union(CapabilitySet::FOWNER)
@@ -17,6 +19,18 @@ pub(crate) const DEFAULT: CapabilitySet = CapabilitySet::CHOWN
     .union(CapabilitySet::SYS_CHROOT)
     .union(CapabilitySet::KILL)
     .union(CapabilitySet::AUDIT_WRITE);
+
+/// What of it this process can pass on: a runner that lacks some itself cannot give them to a container.
+pub(crate) fn granted() -> io::Result<CapabilitySet> {
+    Ok(rustix::thread::capabilities(None)?.permitted.intersection(DEFAULT))
+}
+
+/// What libcontainer must leave an exec'd process until the executor's last step: the container's own set, and
+/// CAP_SYS_ADMIN to join its user namespace and to load the seccomp filter.
+pub(crate) fn for_executor() -> Vec<String> {
+    let needed = granted().unwrap_or(DEFAULT).union(CapabilitySet::SYS_ADMIN);
+    needed.iter_names().map(|(name, _)| format!("CAP_{name}")).collect()
+}
 
 #[cfg(test)]
 mod tests {

@@ -13,7 +13,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::error::{HostError, SandboxError, Step};
 use crate::helper::POD_ROLE;
-use crate::pod::{ContainerSpec, ExecSpec, ExitStatus, Listener, PodSpec, Started};
+use crate::pod::{ContainerSpec, Delivery, ExecSpec, ExitStatus, Listener, PodSpec, Started};
 use crate::protocol::{Answer, Message, Request, RequestBody};
 use crate::sealed;
 use crate::wire::Wire;
@@ -215,14 +215,18 @@ impl Sandbox {
         }
     }
 
-    /// Sends a signal to a container's first process.
+    /// Sends a signal to a container's first process, and says whether it can be expected to act on it.
     ///
     /// # Errors
     /// [`SandboxError::NoSuchContainer`] when it ended before.
-    pub async fn signal(&self, container: &str, signal: i32) -> Result<(), SandboxError> {
+    pub async fn signal(
+        &self,
+        container: &str,
+        signal: i32,
+    ) -> Result<Delivery, SandboxError> {
         let body = RequestBody::Signal { container: container.to_owned(), signal };
         match self.request(body, &[]).await?.0 {
-            Answer::Signalled => Ok(()),
+            Answer::Signalled(delivery) => Ok(delivery),
             Answer::NoSuchContainer => Err(SandboxError::NoSuchContainer(container.to_owned())),
             answer => Err(unexpected(answer).into()),
         }

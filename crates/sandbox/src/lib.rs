@@ -22,5 +22,5 @@ pub use error::{FillError, HostError, SandboxError, StartError, Step, errno_text
 pub use helper::run_if_helper;
 pub use isolation::Isolation;
 pub use launcher::{Process, Sandbox};
-pub use pod::{ContainerSpec, ExecSpec, ExitStatus, Listener, PodSpec, Started};
+pub use pod::{ContainerSpec, Delivery, ExecSpec, ExitStatus, Listener, PodSpec, Started};
 pub use store::{FilledLayer, FilledStore, StoreRequest, fill_store, open_store};

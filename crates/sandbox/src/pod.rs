@@ -58,6 +58,15 @@ pub enum ExitStatus {
     Signal(i32),
 }
 
+/// What a process makes of a signal that was sent to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Delivery {
+    /// It has a handler for it, or cannot refuse it.
+    Handled,
+    /// It has no handler, and as the first process of its pid namespace never sees it (pid_namespaces(7)).
+    Ignored,
+}
+
 /// What is known of a container that was started.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Started {

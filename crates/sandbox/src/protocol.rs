@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use smokegate_image::{Compression, DiffId, LayerDigest, Limits};
 
 use crate::error::{HostError, StartError};
-use crate::pod::{ContainerSpec, ExecSpec, ExitStatus, Listener, PodSpec, Started};
+use crate::pod::{ContainerSpec, Delivery, ExecSpec, ExitStatus, Listener, PodSpec, Started};
 
 /// From the parent, each with a number that the answer repeats.
 #[derive(Debug, Serialize, Deserialize)]
@@ -76,7 +76,7 @@ pub(crate) enum Answer {
     /// The connection was begun; the descriptor is a socket that is connecting.
     Connecting { address: Ipv4Addr },
     ConnectFailed { errno: i32 },
-    Signalled,
+    Signalled(Delivery),
     NoSuchContainer,
     Listeners(Vec<Listener>),
 }

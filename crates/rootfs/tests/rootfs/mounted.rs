@@ -95,12 +95,7 @@ fn in_mount_namespace(test: &str) {
     let output = Command::new("unshare")
         .arg(if root { "-m" } else { "-Urm" })
         .arg(std::env::current_exe().unwrap())
-        .args([
-            "--exact",
-            "mounted::inside_mount_namespace",
-            "--ignored",
-            "--nocapture",
-        ])
+        .args(["--exact", test, "--ignored", "--nocapture"])
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);

@@ -17,6 +17,7 @@ use super::executor::{ExecFailure, Failure, IdMap, Workload};
 use super::net_ns::{ContainerNetwork, PodNetwork};
 use super::pod::RuntimeLog;
 use super::root;
+use crate::capabilities;
 use crate::error::{HostError, StartError, Step};
 use crate::isolation::Isolation;
 use crate::pod::ContainerSpec;
@@ -134,7 +135,11 @@ impl Container {
         )?;
         let pidfd = pidfd_open(pid, PidfdFlags::empty())
             .map_err(|errno| runtime_error("pidfd_open", errno))?;
-        container.start().map_err(|error| libcontainer_error(&error, log))?;
+        if let Err(error) = container.start() {
+            // It waits to be started, for ever.
+            let _ = rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::KILL);
+            return Err(libcontainer_error(&error, log));
+        }
         drop(report_write);
         reached_program(report_read, isolation)?;
         Ok(Self {
@@ -174,6 +179,7 @@ impl Container {
             .map(|builder| builder.with_stdout(stdio.stdout).with_stderr(stdio.stderr))
             .and_then(|builder| {
                 let tenant = builder.as_tenant().with_container_args(args);
+                let tenant = tenant.with_capabilities(capabilities::for_executor());
                 tenant.with_cwd(Some(&self.working_dir)).with_detach(true).build()
             });
         drop(report_write);

@@ -113,7 +113,8 @@ impl Workload {
                     .map_err(|e| ("setns(CLONE_NEWUSER)", e.into()))?;
             }
         }
-        let dropped = CapabilitySet::all().difference(capabilities::DEFAULT);
+        let allowed = capabilities::granted().map_err(|e| ("capget", e))?;
+        let dropped = CapabilitySet::all().difference(allowed);
         for capability in dropped.iter() {
             match rustix::thread::remove_capability_from_bounding_set(capability) {
                 // A capability that this kernel does not know cannot be regained either.
@@ -132,7 +133,7 @@ impl Workload {
         rustix::thread::set_thread_res_gid(gid, gid, gid).map_err(|e| ("setresgid", e.into()))?;
         let id = Uid::from_raw(*uid);
         rustix::thread::set_thread_res_uid(id, id, id).map_err(|e| ("setresuid", e.into()))?;
-        let own = if *uid == 0 { capabilities::DEFAULT } else { CapabilitySet::empty() };
+        let own = if *uid == 0 { allowed } else { CapabilitySet::empty() };
         let sets = CapabilitySets {
             effective: own,
             permitted: own,

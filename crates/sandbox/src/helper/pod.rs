@@ -8,14 +8,14 @@ use std::sync::Arc;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
-use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, waitpid};
+use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, wait, waitpid};
 use rustix::thread::UnshareFlags;
 
 use super::container::{Container, Stdio};
 use super::net_ns::{self, PodNetwork};
 use super::{root, user_ns};
 use crate::error::{HostError, StartError, Step};
-use crate::pod::{ContainerSpec, ExecSpec, ExitStatus, PodSpec, Started};
+use crate::pod::{ContainerSpec, Delivery, ExecSpec, ExitStatus, PodSpec, Started};
 use crate::protocol::{Answer, Message, Request, RequestBody};
 use crate::seccomp::Filter;
 use crate::wire::Wire;
@@ -134,7 +134,7 @@ impl Pod<'_> {
 
     /// Collects every child that ended: ours, and orphans that became children of PID 1.
     fn reap(&mut self) -> std::io::Result<()> {
-        while let Ok(Some((pid, status))) = waitpid(None, WaitOptions::NOHANG) {
+        while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
             let Some(at) = self.processes.iter().position(|process| process.pid == pid) else {
                 continue;
             };
@@ -164,9 +164,9 @@ impl Pod<'_> {
                 }
             },
             RequestBody::Signal { container, signal } => {
-                match self.find(&container).map(|c| send_signal(c.pid, signal)) {
-                    Some(true) => Answer::Signalled,
-                    _ => Answer::NoSuchContainer,
+                match self.find(&container).and_then(|c| send_signal(c.pid, signal)) {
+                    Some(delivery) => Answer::Signalled(delivery),
+                    None => Answer::NoSuchContainer,
                 }
             }
             RequestBody::Listeners { container } => match self.find(&container) {
@@ -235,10 +235,23 @@ fn missing_descriptors() -> Answer {
     Answer::HostFailed(HostError::lost("a request came without its two descriptors"))
 }
 
-fn send_signal(pid: Pid, signal: i32) -> bool {
+/// `None` when the process is not there any more.
+fn send_signal(pid: Pid, signal: i32) -> Option<Delivery> {
+    let delivery = delivery(pid, signal);
     // SAFETY: kill(2) only reads its arguments. rustix's Signal has no real-time signals, which a
     // STOPSIGNAL may be.
-    unsafe { libc::kill(pid.as_raw_nonzero().get(), signal) == 0 }
+    (unsafe { libc::kill(pid.as_raw_nonzero().get(), signal) } == 0).then_some(delivery)
+}
+
+/// Looks at the handlers a process has installed: the mask SigCgt in /proc/PID/status (proc(5)).
+fn delivery(pid: Pid, signal: i32) -> Delivery {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero()));
+    let caught = status.ok().and_then(|text| {
+        let mask = text.lines().find_map(|line| line.strip_prefix("SigCgt:"))?;
+        u64::from_str_radix(mask.trim(), 16).ok()
+    });
+    let is_caught = caught.is_some_and(|mask| signal > 0 && (mask >> (signal - 1)) & 1 == 1);
+    if is_caught || signal == libc::SIGKILL { Delivery::Handled } else { Delivery::Ignored }
 }
 
 fn exit_status(status: WaitStatus) -> ExitStatus {

@@ -306,7 +306,7 @@ fn many_layers_and_deep_paths_need_few_descriptors() {
         maximum: limit.maximum,
     };
     rustix::process::setrlimit(rustix::process::Resource::Nofile, soft).unwrap();
-    let deep = "d/".repeat(40);
+    let deep = "d/".repeat(16);
     let base = Layer::new()
         .file(format!("{deep}x"), 0o644, b"")
         .symlink("l", &format!("{deep}.."));
@@ -320,5 +320,5 @@ fn many_layers_and_deep_paths_need_few_descriptors() {
     let chain = Chain::new(&layers);
     let root = &chain.dirs[127];
     let found = |path: &str| root.lookup(path.as_ref(), rustix::fs::OFlags::PATH).is_ok();
-    assert!(found("z") && found(&format!("{}y", "d/".repeat(39))));
+    assert!(found("z") && found(&format!("{}y", "d/".repeat(15))));
 }

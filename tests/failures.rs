@@ -1,0 +1,1 @@
+//! Images that fail: verdict, first line, exit code.

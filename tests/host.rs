@@ -1,0 +1,1 @@
+//! Hosts that refuse: exit 3 with cause and fix.

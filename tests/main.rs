@@ -1,0 +1,12 @@
+//! Tests of the built program: real containers, as root and as an ordinary user, and real registries.
+//!
+//! The name of a test says who runs it: `root_` and `rootless_` run containers as root and as a user without
+//! subuid range, `registry_real_` starts Debian's docker-registry, `cli_` runs neither.
+
+mod cli;
+mod cleanup;
+mod container;
+mod failures;
+mod host;
+mod ship;
+mod sources;

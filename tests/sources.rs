@@ -1,0 +1,1 @@
+//! Every form of image source.
