@@ -189,9 +189,9 @@ pub(crate) enum CacheCommand {
 
 /// Durations as Compose and Go write them: 500ms, 2s, 1m30s.
 fn duration(text: &str) -> Result<std::time::Duration, String> {
-    let parsed: jiff::SignedDuration = text.parse().map_err(|_| {
-        format!("`{text}` is not a duration, for example 500ms, 2s or 1m30s")
-    })?;
+    let parsed: jiff::SignedDuration = text
+        .parse()
+        .map_err(|_| format!("`{text}` is not a duration, for example 500ms, 2s or 1m30s"))?;
     match std::time::Duration::try_from(parsed) {
         Ok(duration) if !duration.is_zero() => Ok(duration),
         _ => Err("a duration must be longer than zero".to_owned()),
@@ -209,7 +209,12 @@ mod tests {
 
     #[test]
     fn durations_read_as_in_compose() {
-        for (text, millis) in [("500ms", 500), ("2s", 2_000), ("1m30s", 90_000), ("2m", 120_000)] {
+        for (text, millis) in [
+            ("500ms", 500),
+            ("2s", 2_000),
+            ("1m30s", 90_000),
+            ("2m", 120_000),
+        ] {
             assert_eq!(super::duration(text).unwrap().as_millis(), millis, "{text}");
         }
         for text in ["", "2", "0s", "-1s", "soon"] {

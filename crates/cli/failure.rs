@@ -29,7 +29,13 @@ pub(crate) struct Failure {
 impl Failure {
     pub(crate) fn new(status: ExitStatus, cause: impl Into<String>) -> Self {
         let (evidence, log) = (Vec::new(), Vec::new());
-        Self { status, cause: cause.into(), evidence, log, hint: None }
+        Self {
+            status,
+            cause: cause.into(),
+            evidence,
+            log,
+            hint: None,
+        }
     }
 
     pub(crate) fn usage(cause: impl Into<String>) -> Self {
@@ -65,7 +71,11 @@ impl Failure {
             }
         }
         if let Some(hint) = &self.hint {
-            printer.always(format!("\n{} {}", printer.paint(Tone::Hint, "hint:"), harmless(hint)));
+            printer.always(format!(
+                "\n{} {}",
+                printer.paint(Tone::Hint, "hint:"),
+                harmless(hint)
+            ));
         }
     }
 
@@ -76,7 +86,10 @@ impl Failure {
             _ => ExitStatus::GateFailed,
         };
         let mut failure = Self::new(status, verdict.cause());
-        failure.evidence.push(format!("variant: {}; asked: {}", verdict.name, verdict.probe));
+        failure.evidence.push(format!(
+            "variant: {}; asked: {}",
+            verdict.name, verdict.probe
+        ));
         if let Some(last) = verdict.attempts.last() {
             failure.evidence.push(format!(
                 "last of {} attempts, at {:.1} s: {}",
@@ -89,16 +102,28 @@ impl Failure {
         let tail = &verdict.log;
         if tail.total > 0 {
             let shown = tail.lines.len().min(LOG_LINES);
-            let all = if tail.total == shown as u64 { "" } else { "last " };
+            let all = if tail.total == shown as u64 {
+                ""
+            } else {
+                "last "
+            };
             failure.evidence.push(format!(
                 "the container's {all}{shown} of {} lines (all in {}):",
                 tail.total,
                 log_file.display()
             ));
             let from = tail.lines.len() - shown;
-            failure.log = tail.lines[from..].iter().map(|line| line.text.clone()).collect();
-        } else if matches!(verdict.decision, Decision::Failed(Reason::Exited(_) | Reason::NotHealthy { .. })) {
-            failure.evidence.push("the container wrote nothing to stdout or stderr".into());
+            failure.log = tail.lines[from..]
+                .iter()
+                .map(|line| line.text.clone())
+                .collect();
+        } else if matches!(
+            verdict.decision,
+            Decision::Failed(Reason::Exited(_) | Reason::NotHealthy { .. })
+        ) {
+            failure
+                .evidence
+                .push("the container wrote nothing to stdout or stderr".into());
         }
         failure.hint = hint_of(verdict);
         failure
@@ -111,7 +136,11 @@ fn answer_of(outcome: &smokegate_gate::Outcome) -> Vec<String> {
         smokegate_gate::Outcome::ExitCode { output, .. } => output,
         _ => return Vec::new(),
     };
-    text.lines().filter(|line| !line.trim().is_empty()).take(5).map(|l| format!("  {l}")).collect()
+    text.lines()
+        .filter(|line| !line.trim().is_empty())
+        .take(5)
+        .map(|l| format!("  {l}"))
+        .collect()
 }
 
 fn hint_of(verdict: &VariantVerdict) -> Option<String> {
@@ -176,7 +205,9 @@ fn not_healthy_hint(probe: &Probe, last: Option<&Outcome>, listening: &[Listener
 /// What to change on a host that refused a step.
 fn host_hint(error: &HostError) -> Option<String> {
     let sysctl = |name: &str| {
-        std::fs::read_to_string(format!("/proc/sys/{name}")).ok().map(|text| text.trim().to_owned())
+        std::fs::read_to_string(format!("/proc/sys/{name}"))
+            .ok()
+            .map(|text| text.trim().to_owned())
     };
     if error.is_out_of_space() {
         return Some("free space there, choose another place with --store DIR, or run `smokegate cache prune`".into());
@@ -215,7 +246,10 @@ fn host_hint(error: &HostError) -> Option<String> {
 impl From<HostError> for Failure {
     fn from(error: HostError) -> Self {
         let hint = host_hint(&error);
-        Self { hint, ..Self::new(ExitStatus::Host, error.to_string()) }
+        Self {
+            hint,
+            ..Self::new(ExitStatus::Host, error.to_string())
+        }
     }
 }
 
@@ -269,8 +303,12 @@ impl From<smokegate_image::Error> for Failure {
         };
         let failure = Self::new(status, chain(&error));
         match status {
-            ExitStatus::Image => failure.hint("nothing was run or published; build or copy the image again"),
-            ExitStatus::Host => failure.hint("set TMPDIR to a directory with room for the uncompressed archive"),
+            ExitStatus::Image => {
+                failure.hint("nothing was run or published; build or copy the image again")
+            }
+            ExitStatus::Host => {
+                failure.hint("set TMPDIR to a directory with room for the uncompressed archive")
+            }
             _ => failure,
         }
     }
@@ -288,6 +326,9 @@ pub(crate) fn registry_status(kind: RegistryKind) -> ExitStatus {
 impl From<smokegate_registry::Error> for Failure {
     fn from(error: smokegate_registry::Error) -> Self {
         let hint = error.hint().map(str::to_owned);
-        Self { hint, ..Self::new(registry_status(error.kind()), chain(&error)) }
+        Self {
+            hint,
+            ..Self::new(registry_status(error.kind()), chain(&error))
+        }
     }
 }

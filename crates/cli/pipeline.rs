@@ -23,13 +23,21 @@ pub(crate) async fn open(
     printer: Printer,
 ) -> Result<(Image, Duration), Failure> {
     if let ImageSource::Registry { .. } = source {
-        return Err(Failure::usage(format!("`{source}`: this version does not read images from registries"))
-            .hint(format!("copy it first: skopeo copy {source} oci-archive:image.tar")));
+        return Err(Failure::usage(format!(
+            "`{source}`: this version does not read images from registries"
+        ))
+        .hint(format!(
+            "copy it first: skopeo copy {source} oci-archive:image.tar"
+        )));
     }
     let began = Instant::now();
     let named = source.to_string();
     let image = blocking(move || Image::open(&source, &options)).await??;
-    printer.step(format!("image: {named}, {} ({})", image.digest(), image.selected().platform));
+    printer.step(format!(
+        "image: {named}, {} ({})",
+        image.digest(),
+        image.selected().platform
+    ));
     for note in image.notes() {
         printer.step(format!("note: {note}"));
     }
@@ -111,9 +119,18 @@ pub(crate) async fn publish_cleared(
 ) -> Result<(PushReport, Duration), Failure> {
     let image = cleared.get();
     // The layers that were run were verified when they were unpacked; the other platforms' were not.
-    let tested: Vec<_> = image.selected().layers.iter().map(|layer| layer.diff_id.clone()).collect();
-    let tested_blobs: Vec<_> =
-        image.selected().layers.iter().map(|layer| layer.blob.digest().clone()).collect();
+    let tested: Vec<_> = image
+        .selected()
+        .layers
+        .iter()
+        .map(|layer| layer.diff_id.clone())
+        .collect();
+    let tested_blobs: Vec<_> = image
+        .selected()
+        .layers
+        .iter()
+        .map(|layer| layer.blob.digest().clone())
+        .collect();
     let known = move |blob: &smokegate_image::LayerDigest, diff_id: &smokegate_image::DiffId| {
         tested.contains(diff_id) && tested_blobs.contains(&blob.0)
     };
@@ -131,13 +148,16 @@ pub(crate) async fn publish(
 ) -> Result<(PushReport, Duration), Failure> {
     let began = Instant::now();
     let observer = std::sync::Arc::new(report::publishing::Progress(printer));
-    let report = publisher.push(image, targets, observer).await.map_err(|error| {
-        let status = match error.kind() {
-            _ if error.tags_moved() => ExitStatus::PublishedPartly,
-            kind => crate::failure::registry_status(kind),
-        };
-        report::publishing::failure(status, &error)
-    })?;
+    let report = publisher
+        .push(image, targets, observer)
+        .await
+        .map_err(|error| {
+            let status = match error.kind() {
+                _ if error.tags_moved() => ExitStatus::PublishedPartly,
+                kind => crate::failure::registry_status(kind),
+            };
+            report::publishing::failure(status, &error)
+        })?;
     report::publishing::summary(printer, &report);
     Ok((report, began.elapsed()))
 }
@@ -147,7 +167,10 @@ pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Failure> {
     tokio::task::spawn_blocking(work).await.map_err(|error| {
-        Failure::new(ExitStatus::Bug, format!("a worker of smokegate ended early: {error}"))
-            .hint("this is a bug; please report it with the text above")
+        Failure::new(
+            ExitStatus::Bug,
+            format!("a worker of smokegate ended early: {error}"),
+        )
+        .hint("this is a bug; please report it with the text above")
     })
 }

@@ -1,5 +1,9 @@
 //! What people see on standard error, and the only place that writes to the standard streams.
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is where output is decided")]
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "this is where output is decided"
+)]
 
 use std::io::IsTerminal;
 
@@ -24,7 +28,11 @@ pub(crate) enum Tone {
 impl Printer {
     pub(crate) fn new(args: &CommonArgs, no_color_is_set: bool) -> Self {
         let color = !args.no_color && !no_color_is_set && std::io::stderr().is_terminal();
-        Self { quiet: args.quiet, verbose: args.verbose, color }
+        Self {
+            quiet: args.quiet,
+            verbose: args.verbose,
+            color,
+        }
     }
 
     /// A step of the run; not shown when quiet.
@@ -75,7 +83,8 @@ pub(crate) fn harmless(text: &str) -> String {
             '\u{1b}' => skip_escape(&mut chars),
             '\t' => clean.push(char),
             // C0, DEL, C1 and the marks that reorder text (Unicode TR 9; "Trojan Source", CVE-2021-42574).
-            _ if char.is_control() || matches!(char, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}') => {}
+            _ if char.is_control()
+                || matches!(char, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}') => {}
             _ => clean.push(char),
         }
     }

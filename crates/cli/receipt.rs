@@ -170,8 +170,13 @@ impl Receipt {
         let untested = image.platforms().iter().map(platform_record).collect();
         Self {
             version: VERSION,
-            tool: Tool { name: "smokegate".into(), version: env!("CARGO_PKG_VERSION").into() },
-            started: jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+            tool: Tool {
+                name: "smokegate".into(),
+                version: env!("CARGO_PKG_VERSION").into(),
+            },
+            started: jiff::Timestamp::now()
+                .strftime("%Y-%m-%dT%H:%M:%SZ")
+                .to_string(),
             verdict: None,
             partial: false,
             image: ImageRecord {
@@ -185,7 +190,10 @@ impl Receipt {
             isolation: None,
             plan: None,
             variants: Vec::new(),
-            timings_ms: RunTimings { open: millis(opened), ..RunTimings::default() },
+            timings_ms: RunTimings {
+                open: millis(opened),
+                ..RunTimings::default()
+            },
             published: Vec::new(),
             error: None,
         }
@@ -211,7 +219,9 @@ impl Receipt {
         self.variants = verdict.variants.iter().map(variant_record).collect();
         self.timings_ms.layers = millis(verdict.layers);
         let all = std::mem::take(&mut self.image.untested);
-        let (tested, untested) = all.into_iter().partition(|one| one.manifest == verdict.manifest);
+        let (tested, untested) = all
+            .into_iter()
+            .partition(|one| one.manifest == verdict.manifest);
         (self.image.tested, self.image.untested) = (tested, untested);
     }
 
@@ -246,17 +256,32 @@ impl Receipt {
             Failure::usage(format!("`{shown}` is not a receipt of smokegate: {error}"))
         })?;
         let refuse = |why: String| {
-            Err(Failure::new(crate::exit_code::ExitStatus::GateFailed, format!("the receipt `{shown}` {why}"))
-                .hint("run smokegate gate on this image and pass the receipt that it writes"))
+            Err(Failure::new(
+                crate::exit_code::ExitStatus::GateFailed,
+                format!("the receipt `{shown}` {why}"),
+            )
+            .hint("run smokegate gate on this image and pass the receipt that it writes"))
         };
         if receipt.version != VERSION {
-            return refuse(format!("has version {}, this smokegate reads {VERSION}", receipt.version));
+            return refuse(format!(
+                "has version {}, this smokegate reads {VERSION}",
+                receipt.version
+            ));
         }
         if receipt.image.digest != *digest {
-            return refuse(format!("is for {}, not for this image ({digest})", receipt.image.digest));
+            return refuse(format!(
+                "is for {}, not for this image ({digest})",
+                receipt.image.digest
+            ));
         }
-        let all_passed = receipt.variants.iter().all(|v| v.verdict == VerdictWord::Passed);
-        if receipt.verdict != Some(VerdictWord::Passed) || receipt.variants.is_empty() || !all_passed {
+        let all_passed = receipt
+            .variants
+            .iter()
+            .all(|v| v.verdict == VerdictWord::Passed);
+        if receipt.verdict != Some(VerdictWord::Passed)
+            || receipt.variants.is_empty()
+            || !all_passed
+        {
             return refuse("is not a pass".into());
         }
         if receipt.partial || receipt.image.tested.is_empty() {
@@ -329,7 +354,10 @@ fn variant_record(variant: &VariantVerdict) -> VariantRecord {
         ports: variant
             .ports
             .iter()
-            .map(|port| PortRecord { host: port.host.to_string(), container: port.container })
+            .map(|port| PortRecord {
+                host: port.host.to_string(),
+                container: port.container,
+            })
             .collect(),
         log_lines: variant.log.total,
         timings_ms: VariantTimings {

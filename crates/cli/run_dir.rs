@@ -23,13 +23,23 @@ impl RunDir {
     /// Makes one below `store/run`, and removes those whose runs are gone.
     pub(crate) fn create(store: &Path) -> io::Result<Self> {
         let parent = store.join("run");
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&parent)?;
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&parent)?;
         remove_abandoned(&parent)?;
-        let made = tempfile::Builder::new().prefix("run-").tempdir_in(&parent)?.keep();
+        let made = tempfile::Builder::new()
+            .prefix("run-")
+            .tempdir_in(&parent)?
+            .keep();
         let lock = File::create(made.join(LOCK))?;
         lock.try_lock().map_err(io::Error::from)?;
         let name = made.file_name().unwrap_or_default().to_owned();
-        Ok(Self { parent, name, _lock: lock })
+        Ok(Self {
+            parent,
+            name,
+            _lock: lock,
+        })
     }
 
     pub(crate) fn path(&self) -> PathBuf {

@@ -23,7 +23,11 @@ pub(crate) fn store(common: &CommonArgs) -> Result<PathBuf, Failure> {
         return std::path::absolute(store)
             .map_err(|error| Failure::usage(format!("cannot use --store: {error}")));
     }
-    let absolute = |name: &str| env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute());
+    let absolute = |name: &str| {
+        env::var_os(name)
+            .map(PathBuf::from)
+            .filter(|p| p.is_absolute())
+    };
     absolute("XDG_CACHE_HOME")
         .or_else(|| absolute("HOME").map(|home| home.join(".cache")))
         .map(|cache| cache.join("smokegate"))
@@ -46,13 +50,19 @@ pub(crate) fn open_options(source: &SourceArgs) -> OpenOptions {
 /// What the run is asked for.
 pub(crate) fn gate_request(run: &RunArgs) -> Result<GateRequest, Failure> {
     if !run.no_file && Path::new(GATE_FILE).exists() {
-        return Err(Failure::usage(format!("this version does not read `{GATE_FILE}` yet"))
-            .hint("pass --no-file to run without it; a run must not skip what it asks for silently"));
+        return Err(
+            Failure::usage(format!("this version does not read `{GATE_FILE}` yet")).hint(
+                "pass --no-file to run without it; a run must not skip what it asks for silently",
+            ),
+        );
     }
     let mut variables = Vec::new();
     for file in &run.env_file {
         let text = std::fs::read_to_string(file).map_err(|error| {
-            Failure::usage(format!("cannot read the env file `{}`: {error}", file.display()))
+            Failure::usage(format!(
+                "cannot read the env file `{}`: {error}",
+                file.display()
+            ))
         })?;
         for (number, line) in text.lines().enumerate() {
             let line = line.trim();
@@ -60,7 +70,8 @@ pub(crate) fn gate_request(run: &RunArgs) -> Result<GateRequest, Failure> {
                 continue;
             }
             let place = || format!("`{}` line {}", file.display(), number + 1);
-            variables.extend(variable(line).map_err(|e| Failure::usage(format!("{}: {e}", place())))?);
+            variables
+                .extend(variable(line).map_err(|e| Failure::usage(format!("{}: {e}", place())))?);
         }
     }
     for entry in &run.env {
@@ -112,7 +123,10 @@ pub(crate) fn isolation(run: &RunArgs) -> Result<Isolation, Failure> {
 /// How registries are reached.
 pub(crate) fn registry_options(publish: &PublishArgs) -> RegistryOptions {
     RegistryOptions {
-        ca_file: publish.ca_file.clone().or_else(|| env::var_os("SSL_CERT_FILE").map(PathBuf::from)),
+        ca_file: publish
+            .ca_file
+            .clone()
+            .or_else(|| env::var_os("SSL_CERT_FILE").map(PathBuf::from)),
         plain_http: publish.plain_http,
         ..RegistryOptions::default()
     }
@@ -148,7 +162,11 @@ pub(crate) struct ActionsEnvironment {
 /// `None` outside GitHub and Gitea Actions.
 pub(crate) fn actions() -> Option<ActionsEnvironment> {
     env::var_os("GITHUB_ACTIONS").filter(|value| value == "true")?;
-    let path = |name: &str| env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    let path = |name: &str| {
+        env::var_os(name)
+            .filter(|v| !v.is_empty())
+            .map(PathBuf::from)
+    };
     Some(ActionsEnvironment {
         step_summary: path("GITHUB_STEP_SUMMARY"),
         output: path("GITHUB_OUTPUT"),

@@ -17,7 +17,10 @@ pub(crate) fn run(
 ) -> Result<ExitStatus, Failure> {
     let root = settings::store(common)?;
     if !root.exists() {
-        printer.step(format!("the layer store {} does not exist yet", root.display()));
+        printer.step(format!(
+            "the layer store {} does not exist yet",
+            root.display()
+        ));
         return Ok(ExitStatus::Success);
     }
     let failed = |error| Failure::from(smokegate_sandbox::FillError::from(error));

@@ -25,5 +25,12 @@ pub(crate) async fn run(
     let plan = smokegate_gate::plan(&request, &image.selected().config)?;
     let mut receipt = Receipt::new(named, &image, opened);
     let verdict = super::gate(&image, &plan, &settings, &mut receipt, printer).await?;
-    super::report(&receipt, &verdict, &settings.report_dir, common.format, &[], printer)
+    super::report(
+        &receipt,
+        &verdict,
+        &settings.report_dir,
+        common.format,
+        &[],
+        printer,
+    )
 }

@@ -26,7 +26,9 @@ pub(crate) async fn run(
     };
     match common.format {
         Format::Json => printer.data(format!("{:#}", as_json(&image))),
-        Format::Human => as_text(&image).iter().for_each(|line| printer.data(harmless(line))),
+        Format::Human => as_text(&image)
+            .iter()
+            .for_each(|line| printer.data(harmless(line))),
     }
     Ok(ExitStatus::Success)
 }
@@ -55,7 +57,10 @@ fn as_text(image: &Image) -> Vec<String> {
     for document in image.documents() {
         let platform = document.platform.as_deref().unwrap_or("-");
         let (digest, bytes) = (&document.digest, document.bytes.len());
-        lines.push(format!("  {digest}  {:<8}  {platform}  {bytes} B", kind(document.kind)));
+        lines.push(format!(
+            "  {digest}  {:<8}  {platform}  {bytes} B",
+            kind(document.kind)
+        ));
     }
     for platform in image.platforms() {
         lines.extend(platform_text(platform));
@@ -72,8 +77,22 @@ fn platform_text(image: &PlatformImage) -> Vec<String> {
         format!("  config:     {}", image.config_digest),
         format!("  entrypoint: {}", list(&config.entrypoint)),
         format!("  cmd:        {}", list(&config.cmd)),
-        format!("  user:       {}", if config.user.is_empty() { "root" } else { &config.user }),
-        format!("  workdir:    {}", if config.working_dir.is_empty() { "/" } else { &config.working_dir }),
+        format!(
+            "  user:       {}",
+            if config.user.is_empty() {
+                "root"
+            } else {
+                &config.user
+            }
+        ),
+        format!(
+            "  workdir:    {}",
+            if config.working_dir.is_empty() {
+                "/"
+            } else {
+                &config.working_dir
+            }
+        ),
         format!("  exposed:    {}", config.exposed_ports.join(" ")),
         format!("  volumes:    {}", config.volumes.join(" ")),
     ];
@@ -81,7 +100,11 @@ fn platform_text(image: &PlatformImage) -> Vec<String> {
         lines.push(format!("  healthcheck: {:?}", healthcheck.test));
     }
     // Values of variables may be secrets that were built in by mistake; JSON shows them.
-    let names: Vec<_> = config.env.iter().map(|e| e.split('=').next().unwrap_or_default()).collect();
+    let names: Vec<_> = config
+        .env
+        .iter()
+        .map(|e| e.split('=').next().unwrap_or_default())
+        .collect();
     lines.push(format!("  env:        {}", names.join(" ")));
     lines.push("  layers:".into());
     for layer in &image.layers {

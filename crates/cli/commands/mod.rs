@@ -42,7 +42,10 @@ pub(crate) fn main() -> ExitCode {
     };
     let printer = Printer::new(&arguments.common, settings::no_color());
     ask_for_reports_of_bugs(printer);
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => {
             let failure = Failure::new(ExitStatus::Host, format!("cannot start threads: {error}"));
@@ -88,7 +91,10 @@ async fn run(arguments: Arguments, printer: Printer) -> ExitStatus {
 
 async fn interrupted() -> ExitStatus {
     use tokio::signal::unix::{SignalKind, signal};
-    match (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) {
+    match (
+        signal(SignalKind::interrupt()),
+        signal(SignalKind::terminate()),
+    ) {
         (Ok(mut interrupt), Ok(mut terminate)) => tokio::select! {
             _ = interrupt.recv() => ExitStatus::Interrupted,
             _ = terminate.recv() => ExitStatus::Terminated,
@@ -145,7 +151,10 @@ fn report(
     let fence = match &actions {
         None => None,
         Some(_) => Some(github::Fence::new().map_err(|error| {
-            Failure::new(ExitStatus::Host, format!("cannot read /dev/urandom: {error}"))
+            Failure::new(
+                ExitStatus::Host,
+                format!("cannot read /dev/urandom: {error}"),
+            )
         })?),
     };
     match format {
@@ -157,7 +166,9 @@ fn report(
             github::annotate(printer, &variant.name, &variant.cause());
         }
         if let Err(error) = github::record(actions, receipt, refs) {
-            printer.always(format!("warning: cannot write the step's summary or outputs: {error}"));
+            printer.always(format!(
+                "warning: cannot write the step's summary or outputs: {error}"
+            ));
         }
     }
     let mut status = ExitStatus::Success;
@@ -180,12 +191,15 @@ fn report(
 fn write_reports(receipt: &Receipt, report_dir: &Path) -> Result<(), Failure> {
     let write = |name: &str, text: &str| {
         let file = report_dir.join(name);
-        std::fs::create_dir_all(report_dir).and_then(|()| std::fs::write(&file, text)).map_err(
-            |error| {
-                Failure::new(ExitStatus::Host, format!("cannot write `{}`: {error}", file.display()))
-                    .hint("choose another directory with --report-dir DIR")
-            },
-        )
+        std::fs::create_dir_all(report_dir)
+            .and_then(|()| std::fs::write(&file, text))
+            .map_err(|error| {
+                Failure::new(
+                    ExitStatus::Host,
+                    format!("cannot write `{}`: {error}", file.display()),
+                )
+                .hint("choose another directory with --report-dir DIR")
+            })
     };
     write("receipt.json", &receipt.to_json())?;
     write("summary.md", &summary::markdown(receipt))
@@ -193,5 +207,9 @@ fn write_reports(receipt: &Receipt, report_dir: &Path) -> Result<(), Failure> {
 
 /// One line per published tag.
 fn published_refs(receipt: &Receipt) -> Vec<String> {
-    receipt.published.iter().map(|p| format!("{}@{}", p.reference, p.digest)).collect()
+    receipt
+        .published
+        .iter()
+        .map(|p| format!("{}@{}", p.reference, p.digest))
+        .collect()
 }

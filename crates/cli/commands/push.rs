@@ -48,7 +48,9 @@ pub(crate) async fn run(
     receipt.record_push(&report, took);
     match common.format {
         Format::Json => printer.data(receipt.to_json().trim_end()),
-        Format::Human => super::published_refs(&receipt).iter().for_each(|r| printer.data(r)),
+        Format::Human => super::published_refs(&receipt)
+            .iter()
+            .for_each(|r| printer.data(r)),
     }
     Ok(ExitStatus::Success)
 }
@@ -61,6 +63,10 @@ pub(super) async fn show_plan(
     printer: Printer,
 ) -> Result<(), Failure> {
     let state = publisher.remote_state(image, targets).await?;
-    printer.data(smokegate_registry::plan(image, targets, &state).to_string().trim_end());
+    printer.data(
+        smokegate_registry::plan(image, targets, &state)
+            .to_string()
+            .trim_end(),
+    );
     Ok(())
 }

@@ -57,7 +57,13 @@ pub(crate) async fn run(
         receipt.record_failure(failure);
     }
     let refs = super::published_refs(&receipt);
-    let status =
-        super::report(&receipt, &verdict, &settings.report_dir, common.format, &refs, printer)?;
+    let status = super::report(
+        &receipt,
+        &verdict,
+        &settings.report_dir,
+        common.format,
+        &refs,
+        printer,
+    )?;
     published.map(|()| status)
 }

@@ -22,7 +22,9 @@ impl Fence {
     pub(crate) fn new() -> io::Result<Self> {
         let mut bytes = [0; 16];
         io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut bytes)?;
-        Ok(Self { token: bytes.iter().map(|byte| format!("{byte:02x}")).collect() })
+        Ok(Self {
+            token: bytes.iter().map(|byte| format!("{byte:02x}")).collect(),
+        })
     }
 
     pub(crate) fn stop(&self) -> String {
@@ -57,18 +59,27 @@ pub(crate) fn record(
         });
         // References and digests hold no line end, so that none can add an output of its own.
         let (digest, refs) = (&receipt.image.digest, refs.join(" "));
-        append(file, &format!("digest={digest}\nverdict={verdict}\nrefs={refs}\n"))?;
+        append(
+            file,
+            &format!("digest={digest}\nverdict={verdict}\nrefs={refs}\n"),
+        )?;
     }
     Ok(())
 }
 
 fn append(file: &Path, text: &str) -> io::Result<()> {
-    OpenOptions::new().append(true).create(true).open(file)?.write_all(text.as_bytes())
+    OpenOptions::new()
+        .append(true)
+        .create(true)
+        .open(file)?
+        .write_all(text.as_bytes())
 }
 
 /// Escapes the text of a workflow command (actions/toolkit, command.ts).
 fn data(text: &str) -> String {
-    let end = (0..=text.len().min(MAX_ANNOTATION)).rev().find(|at| text.is_char_boundary(*at));
+    let end = (0..=text.len().min(MAX_ANNOTATION))
+        .rev()
+        .find(|at| text.is_char_boundary(*at));
     harmless(&text[..end.unwrap_or(0)])
         .replace('%', "%25")
         .replace('\r', "%0D")

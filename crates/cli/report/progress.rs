@@ -7,7 +7,12 @@ use crate::printer::{Printer, Tone};
 /// Shows one event.
 pub(crate) fn show(printer: Printer, event: &Event) {
     match event {
-        Event::LayersReady { layers, cached, written, not_kept } => {
+        Event::LayersReady {
+            layers,
+            cached,
+            written,
+            not_kept,
+        } => {
             let new = layers - cached;
             let new = if new == 0 {
                 "all in the store".to_owned()
@@ -19,7 +24,12 @@ pub(crate) fn show(printer: Printer, event: &Event) {
                 printer.detail(format!("  not kept at this isolation level: {what}"));
             }
         }
-        Event::Started { variant, args, ports, probe } => {
+        Event::Started {
+            variant,
+            args,
+            ports,
+            probe,
+        } => {
             printer.step(format!("variant {variant}: running `{}`", args.join(" ")));
             for port in ports {
                 let instead = match port.replaced {
@@ -33,7 +43,10 @@ pub(crate) fn show(printer: Printer, event: &Event) {
             }
             printer.step(format!("variant {variant}: asking {probe}"));
         }
-        Event::Asked { variant, observation } => printer.detail(format!(
+        Event::Asked {
+            variant,
+            observation,
+        } => printer.detail(format!(
             "variant {variant}: {:.3} s: {}",
             observation.at.as_secs_f64(),
             observation.outcome
@@ -46,7 +59,10 @@ pub(crate) fn show(printer: Printer, event: &Event) {
                 Decision::Inconclusive(_) => (Tone::Bad, "inconclusive"),
             };
             let word = printer.paint(tone, word);
-            printer.step(format!("variant {}: {word} in {seconds:.2} s", verdict.name));
+            printer.step(format!(
+                "variant {}: {word} in {seconds:.2} s",
+                verdict.name
+            ));
         }
     }
 }
@@ -72,7 +88,12 @@ pub(crate) fn size(bytes: u64) -> String {
 mod tests {
     #[test]
     fn sizes_are_decimal() {
-        for (bytes, text) in [(0, "0 B"), (999, "999 B"), (1_000, "1.0 kB"), (220_400_000, "220.4 MB")] {
+        for (bytes, text) in [
+            (0, "0 B"),
+            (999, "999 B"),
+            (1_000, "1.0 kB"),
+            (220_400_000, "220.4 MB"),
+        ] {
             assert_eq!(super::size(bytes), text);
         }
     }

@@ -14,12 +14,21 @@ pub(crate) struct Progress(pub(crate) Printer);
 impl PushObserver for Progress {
     fn event(&self, event: PushEvent<'_>) {
         match event {
-            PushEvent::BlobRetried { destination, digest, reason } => self.0.step(format!(
+            PushEvent::BlobRetried {
+                destination,
+                digest,
+                reason,
+            } => self.0.step(format!(
                 "publishing: {destination}: {} is tried again: {}",
                 digest.short(),
                 chain(reason)
             )),
-            PushEvent::BlobDone { destination, digest, size: bytes, outcome } => {
+            PushEvent::BlobDone {
+                destination,
+                digest,
+                size: bytes,
+                outcome,
+            } => {
                 let how = match outcome {
                     BlobOutcome::Uploaded => "uploaded",
                     BlobOutcome::Mounted => "mounted",
@@ -31,12 +40,18 @@ impl PushObserver for Progress {
                     size(bytes)
                 ));
             }
-            PushEvent::TagDone { target, previous, digest } => match previous {
+            PushEvent::TagDone {
+                target,
+                previous,
+                digest,
+            } => match previous {
                 Some(previous) if previous == digest => {
-                    self.0.step(format!("published: {target} (it was there already)"));
+                    self.0
+                        .step(format!("published: {target} (it was there already)"));
                 }
                 Some(previous) => {
-                    self.0.step(format!("published: {target} (it was {})", previous.short()));
+                    self.0
+                        .step(format!("published: {target} (it was {})", previous.short()));
                 }
                 None => self.0.step(format!("published: {target}")),
             },

@@ -14,9 +14,17 @@ pub(crate) fn markdown(receipt: &Receipt) -> String {
         None => "not run",
     };
     let _ = writeln!(text, "## smokegate: {word}\n");
-    let _ = writeln!(text, "`{}` from {}\n", receipt.image.digest, cell(&receipt.image.source));
+    let _ = writeln!(
+        text,
+        "`{}` from {}\n",
+        receipt.image.digest,
+        cell(&receipt.image.source)
+    );
     if !receipt.variants.is_empty() {
-        let _ = writeln!(text, "| variant | verdict | asked | time | cause |\n|---|---|---|---|---|");
+        let _ = writeln!(
+            text,
+            "| variant | verdict | asked | time | cause |\n|---|---|---|---|---|"
+        );
         for variant in &receipt.variants {
             let verdict = match variant.verdict {
                 VerdictWord::Passed => "passed",
@@ -43,7 +51,12 @@ pub(crate) fn markdown(receipt: &Receipt) -> String {
         let _ = writeln!(text, "\n**error**: {}", cell(&error.cause));
     }
     for published in &receipt.published {
-        let _ = writeln!(text, "\nPublished `{}@{}`", cell(&published.reference), published.digest);
+        let _ = writeln!(
+            text,
+            "\nPublished `{}@{}`",
+            cell(&published.reference),
+            published.digest
+        );
     }
     text
 }

@@ -74,7 +74,12 @@ impl LogCapture {
     pub(crate) fn start(file: Option<&Path>) -> io::Result<(Self, WriteEnds)> {
         let started = Instant::now();
         let file = file.map(File::create).transpose()?.map(BufWriter::new);
-        let lines = Lines { tail: VecDeque::new(), total: 0, file, written: 0 };
+        let lines = Lines {
+            tail: VecDeque::new(),
+            total: 0,
+            file,
+            written: 0,
+        };
         let shared = Arc::new(Mutex::new(lines));
         let mut readers = JoinSet::new();
         let mut write_end = |stream| -> io::Result<OwnedFd> {
@@ -97,7 +102,10 @@ impl LogCapture {
         if let Some(file) = &mut lines.file {
             let _ = file.flush();
         }
-        LogTail { lines: lines.tail.iter().cloned().collect(), total: lines.total }
+        LogTail {
+            lines: lines.tail.iter().cloned().collect(),
+            total: lines.total,
+        }
     }
 }
 
@@ -146,9 +154,15 @@ impl Lines {
             let line = format!("{:10.3} {name} {text}\n", at.as_secs_f64());
             self.written += line.len() as u64;
             let full = self.written >= MAX_FILE;
-            let note = if full { "(the log is cut here: 256 MiB)\n" } else { "" };
+            let note = if full {
+                "(the log is cut here: 256 MiB)\n"
+            } else {
+                ""
+            };
             // A full disk must not end the run: the verdict does not depend on the log file.
-            let _ = file.write_all(line.as_bytes()).and_then(|()| file.write_all(note.as_bytes()));
+            let _ = file
+                .write_all(line.as_bytes())
+                .and_then(|()| file.write_all(note.as_bytes()));
         }
         if self.tail.len() == TAIL_LINES {
             self.tail.pop_front();
@@ -171,7 +185,9 @@ mod tests {
             for number in 0..5_000 {
                 writeln!(stdout, "line {number}").unwrap();
             }
-            File::from(ends.stderr).write_all(b"bad \xff byte\r\nlast words").unwrap();
+            File::from(ends.stderr)
+                .write_all(b"bad \xff byte\r\nlast words")
+                .unwrap();
         });
         writer.join().unwrap();
         let tail = capture.finish().await;
@@ -181,7 +197,10 @@ mod tests {
         for expected in ["line 4999", "bad \u{fffd} byte", "last words"] {
             assert!(texts.contains(&expected), "{expected}");
         }
-        assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), 5_002);
+        assert_eq!(
+            std::fs::read_to_string(&path).unwrap().lines().count(),
+            5_002
+        );
     }
 
     #[tokio::test]
@@ -189,7 +208,9 @@ mod tests {
         let (capture, ends) = LogCapture::start(None).unwrap();
         drop(ends.stderr);
         let writer = std::thread::spawn(move || {
-            File::from(ends.stdout).write_all(&vec![b'x'; MAX_LINE * 3 + 5]).unwrap();
+            File::from(ends.stdout)
+                .write_all(&vec![b'x'; MAX_LINE * 3 + 5])
+                .unwrap();
         });
         writer.join().unwrap();
         let tail = capture.finish().await;

@@ -77,14 +77,18 @@ impl FromStr for PortMap {
     type Err = PortMapError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let refuse = |problem: &str| PortMapError { text: text.into(), problem: problem.into() };
+        let refuse = |problem: &str| PortMapError {
+            text: text.into(),
+            problem: problem.into(),
+        };
         let ports = match text.rsplit_once('/') {
             Some((ports, "tcp")) => ports,
             Some((_, other)) => return Err(refuse(&format!("protocol `{other}` is not tcp"))),
             None => text,
         };
         let number = |part: &str| {
-            part.parse::<u16>().map_err(|_| refuse(&format!("`{part}` is not a port")))
+            part.parse::<u16>()
+                .map_err(|_| refuse(&format!("`{part}` is not a port")))
         };
         let (front, container) = match ports.rsplit_once(':') {
             Some((front, container)) => (Some(front), container),
@@ -94,19 +98,25 @@ impl FromStr for PortMap {
         if container == 0 {
             return Err(refuse("the container's port cannot be 0"));
         }
-        let (ip, host) = match front.map(|front| front.rsplit_once(':').unwrap_or(("", front))) {
+        let (ip, host) = match front {
             None => ("", "0"),
-            Some(parts) => parts,
+            Some(front) => front.rsplit_once(':').unwrap_or(("", front)),
         };
         let ip = match ip.trim_start_matches('[').trim_end_matches(']') {
             "" => IpAddr::V4(Ipv4Addr::LOCALHOST),
-            ip => ip.parse().map_err(|_| refuse(&format!("`{ip}` is not an IP address")))?,
+            ip => ip
+                .parse()
+                .map_err(|_| refuse(&format!("`{ip}` is not an IP address")))?,
         };
         let host = match number(host)? {
             0 => HostPort::Any,
             port => HostPort::Exactly(port),
         };
-        Ok(Self { ip, host, container })
+        Ok(Self {
+            ip,
+            host,
+            container,
+        })
     }
 }
 
@@ -208,7 +218,15 @@ pub fn plan(request: &GateRequest, config: &ImageConfig) -> Result<GatePlan, Pla
     let port = ports[0].container;
     let (probe, timing) = probe(request, config, port)?;
     let app = container(request, config)?;
-    Ok(GatePlan { variants: vec![VariantPlan { name: "default".into(), app, ports, probe, timing }] })
+    Ok(GatePlan {
+        variants: vec![VariantPlan {
+            name: "default".into(),
+            app,
+            ports,
+            probe,
+            timing,
+        }],
+    })
 }
 
 fn ports(request: &GateRequest, config: &ImageConfig) -> Result<Vec<PortMap>, PlanError> {
@@ -217,7 +235,9 @@ fn ports(request: &GateRequest, config: &ImageConfig) -> Result<Vec<PortMap>, Pl
         for map in &request.publish {
             if let HostPort::Exactly(port) = map.host {
                 if seen.contains(&(map.ip, port)) {
-                    return Err(PlanError::Flag(format!("host port {port} is published twice")));
+                    return Err(PlanError::Flag(format!(
+                        "host port {port} is published twice"
+                    )));
                 }
                 seen.push((map.ip, port));
             }
@@ -239,7 +259,11 @@ fn ports(request: &GateRequest, config: &ImageConfig) -> Result<Vec<PortMap>, Pl
         }
     };
     let ip = IpAddr::V4(Ipv4Addr::LOCALHOST);
-    Ok(vec![PortMap { ip, host: HostPort::Rather(DEFAULT_HOST_PORT), container }])
+    Ok(vec![PortMap {
+        ip,
+        host: HostPort::Rather(DEFAULT_HOST_PORT),
+        container,
+    }])
 }
 
 fn probe(
@@ -256,11 +280,19 @@ fn probe(
     };
     match (&request.http, &config.healthcheck) {
         (Some(path), _) => {
-            if !path.starts_with('/') || path.contains(|c: char| c.is_whitespace() || c.is_control()) {
+            if !path.starts_with('/')
+                || path.contains(|c: char| c.is_whitespace() || c.is_control())
+            {
                 let text = format!("`--http {path}` is not a path: it must start with `/`");
                 return Err(PlanError::Flag(text));
             }
-            Ok((Probe::Http { port, path: path.clone() }, http_timing))
+            Ok((
+                Probe::Http {
+                    port,
+                    path: path.clone(),
+                },
+                http_timing,
+            ))
         }
         (None, Some(healthcheck)) if healthcheck.test != HealthcheckTest::None => {
             let args = match &healthcheck.test {
@@ -268,9 +300,18 @@ fn probe(
                 HealthcheckTest::Shell(line) => shell_form(config, line),
                 HealthcheckTest::None => Vec::new(),
             };
-            Ok((Probe::Exec { args }, healthcheck_timing(healthcheck, request.within)))
+            Ok((
+                Probe::Exec { args },
+                healthcheck_timing(healthcheck, request.within),
+            ))
         }
-        _ => Ok((Probe::Http { port, path: "/healthz".into() }, http_timing)),
+        _ => Ok((
+            Probe::Http {
+                port,
+                path: "/healthz".into(),
+            },
+            http_timing,
+        )),
     }
 }
 
@@ -292,7 +333,10 @@ fn healthcheck_timing(healthcheck: &Healthcheck, within: Duration) -> Timing {
         timeout: or(healthcheck.timeout, HEALTHCHECK_TIMEOUT),
         within,
         retries: Some(Retries {
-            count: healthcheck.retries.filter(|n| *n > 0).unwrap_or(HEALTHCHECK_RETRIES),
+            count: healthcheck
+                .retries
+                .filter(|n| *n > 0)
+                .unwrap_or(HEALTHCHECK_RETRIES),
             start_period: healthcheck.start_period.unwrap_or_default(),
         }),
     }
@@ -314,9 +358,7 @@ fn container(request: &GateRequest, config: &ImageConfig) -> Result<ContainerPla
     }
     let stop_signal = match config.stop_signal.as_deref() {
         None | Some("") => signal::SIGTERM,
-        Some(text) => {
-            signal::parse(text).ok_or_else(|| PlanError::StopSignal(text.to_owned()))?
-        }
+        Some(text) => signal::parse(text).ok_or_else(|| PlanError::StopSignal(text.to_owned()))?,
     };
     let working_dir = match config.working_dir.as_str() {
         "" => "/".to_owned(),
@@ -382,12 +424,19 @@ mod tests {
     #[test]
     fn publish_reads_dockers_forms() {
         let localhost = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        let map = |host, container| PortMap { ip: localhost, host, container };
+        let map = |host, container| PortMap {
+            ip: localhost,
+            host,
+            container,
+        };
         assert_eq!("18080:80".parse(), Ok(map(HostPort::Exactly(18080), 80)));
         assert_eq!("0:80/tcp".parse(), Ok(map(HostPort::Any, 80)));
         assert_eq!("80".parse(), Ok(map(HostPort::Any, 80)));
         assert_eq!("127.0.0.1:1:2".parse(), Ok(map(HostPort::Exactly(1), 2)));
-        assert_eq!("[::1]:1:2".parse::<PortMap>().unwrap().ip.to_string(), "::1");
+        assert_eq!(
+            "[::1]:1:2".parse::<PortMap>().unwrap().ip.to_string(),
+            "::1"
+        );
         for bad in ["", "x:80", "80:0", "1:2/udp", "host:1:2", "70000:1"] {
             assert!(bad.parse::<PortMap>().is_err(), "{bad}");
         }
@@ -399,11 +448,17 @@ mod tests {
             plan(request, &config(exposed)).map(|plan| plan.variants[0].ports[0])
         };
         assert_eq!(port(&request(), &[]).unwrap().container, 8080);
-        assert_eq!(port(&request(), &["5000/tcp", "53/udp"]).unwrap().container, 5000);
+        assert_eq!(
+            port(&request(), &["5000/tcp", "53/udp"]).unwrap().container,
+            5000
+        );
         assert_eq!(port(&request(), &[]).unwrap().host, HostPort::Rather(18080));
         let error = port(&request(), &["80/tcp", "443/tcp"]).unwrap_err();
         assert!(error.to_string().contains("80, 443"), "{error}");
-        let named = GateRequest { publish: vec!["9:443".parse().unwrap()], ..request() };
+        let named = GateRequest {
+            publish: vec!["9:443".parse().unwrap()],
+            ..request()
+        };
         assert_eq!(port(&named, &["80/tcp", "443/tcp"]).unwrap().container, 443);
     }
 
@@ -422,10 +477,19 @@ mod tests {
             plan(request, config).unwrap().variants[0].probe.to_string()
         };
         assert_eq!(asked(&request(), &config(&[])), "GET /healthz on port 8080");
-        assert_eq!(asked(&request(), &with_check), "HEALTHCHECK `/bin/sh -c curl -f localhost`");
-        let http = GateRequest { http: Some("/ready".into()), ..request() };
+        assert_eq!(
+            asked(&request(), &with_check),
+            "HEALTHCHECK `/bin/sh -c curl -f localhost`"
+        );
+        let http = GateRequest {
+            http: Some("/ready".into()),
+            ..request()
+        };
         assert_eq!(asked(&http, &with_check), "GET /ready on port 8080");
-        let bad = GateRequest { http: Some("ready".into()), ..request() };
+        let bad = GateRequest {
+            http: Some("ready".into()),
+            ..request()
+        };
         assert!(plan(&bad, &with_check).is_err());
         with_check.healthcheck.as_mut().unwrap().test = HealthcheckTest::None;
         assert_eq!(asked(&request(), &with_check), "GET /healthz on port 8080");
@@ -437,11 +501,20 @@ mod tests {
             plan(&request, &config(&[])).map(|plan| plan.variants[0].app.args.join(" "))
         };
         assert_eq!(args(request()).unwrap(), "/app serve");
-        let with_args = GateRequest { args: strings(&["check"]), ..request() };
+        let with_args = GateRequest {
+            args: strings(&["check"]),
+            ..request()
+        };
         assert_eq!(args(with_args).unwrap(), "/app check");
-        let replaced = GateRequest { entrypoint: Some("/other".into()), ..request() };
+        let replaced = GateRequest {
+            entrypoint: Some("/other".into()),
+            ..request()
+        };
         assert_eq!(args(replaced.clone()).unwrap(), "/other");
-        let both = GateRequest { args: strings(&["x"]), ..replaced };
+        let both = GateRequest {
+            args: strings(&["x"]),
+            ..replaced
+        };
         assert_eq!(args(both).unwrap(), "/other x");
         let none = plan(&request(), &ImageConfig::default()).unwrap_err();
         assert_eq!(none, PlanError::NothingToRun);
@@ -450,12 +523,18 @@ mod tests {
     #[test]
     fn stop_signal_is_the_images_else_sigterm() {
         let stop = |text: Option<&str>| {
-            let config = ImageConfig { stop_signal: text.map(Into::into), ..config(&[]) };
+            let config = ImageConfig {
+                stop_signal: text.map(Into::into),
+                ..config(&[])
+            };
             plan(&request(), &config).map(|plan| plan.variants[0].app.stop_signal)
         };
         assert_eq!(stop(None), Ok(15));
         assert_eq!(stop(Some("SIGQUIT")), Ok(3));
-        assert_eq!(stop(Some("SIGNOPE")), Err(PlanError::StopSignal("SIGNOPE".into())));
+        assert_eq!(
+            stop(Some("SIGNOPE")),
+            Err(PlanError::StopSignal("SIGNOPE".into()))
+        );
     }
 
     #[test]

@@ -43,7 +43,14 @@ impl BoundPorts {
             let place = listener.and_then(|listener| Ok((listener.local_addr()?, listener)));
             let (host, listener) = place.map_err(|source| BindError { address, source })?;
             let replaced = (or_free && host.port() != port).then_some(port);
-            bound.push((listener, PublishedPort { host, container: map.container, replaced }));
+            bound.push((
+                listener,
+                PublishedPort {
+                    host,
+                    container: map.container,
+                    replaced,
+                },
+            ));
         }
         Ok(Self(bound))
     }

@@ -79,10 +79,16 @@ impl std::fmt::Display for Outcome {
                 Err(_) => write!(f, "answered {status}"),
             },
             Self::NotHttp { error } => write!(f, "the answer is not HTTP ({error})"),
-            Self::ExitCode { status: ExitStatus::Code(code), .. } => {
+            Self::ExitCode {
+                status: ExitStatus::Code(code),
+                ..
+            } => {
                 write!(f, "exited with code {code}")
             }
-            Self::ExitCode { status: ExitStatus::Signal(signal), .. } => {
+            Self::ExitCode {
+                status: ExitStatus::Signal(signal),
+                ..
+            } => {
                 write!(f, "was ended by {}", crate::signal::describe(*signal))
             }
             Self::NotRun { error } => write!(f, "could not be run: {error}"),
@@ -103,7 +109,9 @@ pub(crate) async fn ask(
             Probe::Exec { args } => exec(sandbox, container, args).await,
         }
     };
-    tokio::time::timeout(timeout, attempt).await.unwrap_or(Outcome::TimedOut)
+    tokio::time::timeout(timeout, attempt)
+        .await
+        .unwrap_or(Outcome::TimedOut)
 }
 
 async fn http(sandbox: &Sandbox, container: &str, port: u16, path: &str) -> Outcome {
@@ -112,18 +120,31 @@ async fn http(sandbox: &Sandbox, container: &str, port: u16, path: &str) -> Outc
         Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
             return Outcome::Refused;
         }
-        Err(error) => return Outcome::Closed { error: error.to_string() },
+        Err(error) => {
+            return Outcome::Closed {
+                error: error.to_string(),
+            };
+        }
     };
-    let Ok(address) = stream.peer_addr() else { return Outcome::Refused };
+    let Ok(address) = stream.peer_addr() else {
+        return Outcome::Refused;
+    };
     let request = Request::get(path)
         .header("Host", address.to_string())
-        .header("User-Agent", concat!("smokegate/", env!("CARGO_PKG_VERSION")))
+        .header(
+            "User-Agent",
+            concat!("smokegate/", env!("CARGO_PKG_VERSION")),
+        )
         .header("Accept", "*/*")
         .header("Connection", "close")
         .body(Empty::<Bytes>::new());
     let request = match request {
         Ok(request) => request,
-        Err(error) => return Outcome::NotRun { error: error.to_string() },
+        Err(error) => {
+            return Outcome::NotRun {
+                error: error.to_string(),
+            };
+        }
     };
     let exchange = async {
         let (mut sender, connection) =
@@ -136,9 +157,16 @@ async fn http(sandbox: &Sandbox, container: &str, port: u16, path: &str) -> Outc
     };
     match exchange.await {
         Ok((StatusCode::OK, _)) => Outcome::Passed,
-        Ok((status, body)) => Outcome::Status { status: status.as_u16(), body },
-        Err(error) if error.is_parse() => Outcome::NotHttp { error: error.to_string() },
-        Err(error) => Outcome::Closed { error: error.to_string() },
+        Ok((status, body)) => Outcome::Status {
+            status: status.as_u16(),
+            body,
+        },
+        Err(error) if error.is_parse() => Outcome::NotHttp {
+            error: error.to_string(),
+        },
+        Err(error) => Outcome::Closed {
+            error: error.to_string(),
+        },
     }
 }
 
@@ -160,13 +188,28 @@ async fn read_start(response: Response<hyper::body::Incoming>) -> (StatusCode, S
 async fn exec(sandbox: &Sandbox, container: &str, args: &[String]) -> Outcome {
     let (capture, ends) = match LogCapture::start(None) {
         Ok(capture) => capture,
-        Err(error) => return Outcome::NotRun { error: error.to_string() },
+        Err(error) => {
+            return Outcome::NotRun {
+                error: error.to_string(),
+            };
+        }
     };
-    let spec = ExecSpec { container: container.to_owned(), args: args.to_vec() };
+    let spec = ExecSpec {
+        container: container.to_owned(),
+        args: args.to_vec(),
+    };
     let status = match sandbox.exec(spec, ends.stdout, ends.stderr).await {
         Ok(mut process) => process.wait().await,
-        Err(SandboxError::Start(error)) => return Outcome::NotRun { error: error.to_string() },
-        Err(error) => return Outcome::NotRun { error: error.to_string() },
+        Err(SandboxError::Start(error)) => {
+            return Outcome::NotRun {
+                error: error.to_string(),
+            };
+        }
+        Err(error) => {
+            return Outcome::NotRun {
+                error: error.to_string(),
+            };
+        }
     };
     if status == ExitStatus::Code(0) {
         return Outcome::Passed;
@@ -175,6 +218,11 @@ async fn exec(sandbox: &Sandbox, container: &str, args: &[String]) -> Outcome {
     let text: Vec<_> = tail.lines.iter().map(|line| line.text.as_str()).collect();
     let text = text.join("\n");
     let start = text.len().saturating_sub(MAX_OUTPUT);
-    let start = (start..text.len()).find(|at| text.is_char_boundary(*at)).unwrap_or(text.len());
-    Outcome::ExitCode { status, output: text[start..].to_owned() }
+    let start = (start..text.len())
+        .find(|at| text.is_char_boundary(*at))
+        .unwrap_or(text.len());
+    Outcome::ExitCode {
+        status,
+        output: text[start..].to_owned(),
+    }
 }

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use smokegate_image::{Image, Limits};
 use smokegate_sandbox::{
-    ContainerSpec, Delivery, FillError, FilledLayer, HostError, Isolation, PodSpec, Process, Sandbox,
-    SandboxError, StartError, StoreRequest, fill_store,
+    ContainerSpec, Delivery, FillError, FilledLayer, HostError, Isolation, PodSpec, Process,
+    Sandbox, SandboxError, StartError, StoreRequest, fill_store,
 };
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -65,15 +65,29 @@ pub async fn run(
     let _ = events.send(Event::LayersReady {
         layers: layers.layers().len(),
         cached: layers.layers().iter().filter(|layer| layer.cached).count(),
-        written: layers.layers().iter().filter(|layer| !layer.cached).map(|layer| layer.bytes).sum(),
+        written: layers
+            .layers()
+            .iter()
+            .filter(|layer| !layer.cached)
+            .map(|layer| layer.bytes)
+            .sum(),
         not_kept: not_kept.clone(),
     });
-    let paths: Vec<PathBuf> =
-        layers.layers().iter().rev().map(|layer| layer.path.clone()).collect();
+    let paths: Vec<PathBuf> = layers
+        .layers()
+        .iter()
+        .rev()
+        .map(|layer| layer.path.clone())
+        .collect();
     let mut not_tested = not_kept;
     let mut variants = Vec::new();
     for variant in &plan.variants {
-        let running = Variant { plan: variant, environment, layers: &paths, events };
+        let running = Variant {
+            plan: variant,
+            environment,
+            layers: &paths,
+            events,
+        };
         let verdict = running.run(&mut not_tested).await;
         let _ = events.send(Event::Decided(Box::new(verdict.clone())));
         variants.push(verdict);
@@ -90,7 +104,10 @@ pub async fn run(
 }
 
 fn not_kept(layers: &[FilledLayer]) -> Vec<String> {
-    let mut all: Vec<String> = layers.iter().flat_map(|layer| layer.not_kept.clone()).collect();
+    let mut all: Vec<String> = layers
+        .iter()
+        .flat_map(|layer| layer.not_kept.clone())
+        .collect();
     all.sort();
     all.dedup();
     all
@@ -116,7 +133,11 @@ impl Variant<'_> {
     async fn run(&self, not_tested: &mut Vec<String>) -> VariantVerdict {
         let began = Instant::now();
         let mut progress = Progress::default();
-        let log_file = self.environment.log_dir.join(&self.plan.name).join(format!("{APP}.log"));
+        let log_file = self
+            .environment
+            .log_dir
+            .join(&self.plan.name)
+            .join(format!("{APP}.log"));
         let (decision, log) = match self.start(began, &log_file, &mut progress).await {
             Ok((sandbox, process, log)) => {
                 not_tested.extend(process.started.not_given.iter().cloned());
@@ -151,7 +172,10 @@ impl Variant<'_> {
         let inconclusive = |why| (Decision::Inconclusive(why), None);
         let ports = BoundPorts::bind(&self.plan.ports).await.map_err(|error| {
             let text = error.source.to_string();
-            inconclusive(Inconclusive::Port { address: error.address, error: text })
+            inconclusive(Inconclusive::Port {
+                address: error.address,
+                error: text,
+            })
         })?;
         progress.ports = ports.published();
         let host = |error| inconclusive(Inconclusive::Host(error));
@@ -173,7 +197,10 @@ impl Variant<'_> {
         let sandbox = Arc::new(Sandbox::launch(pod).await.map_err(host)?);
         progress.timings.sandbox = Some(began.elapsed());
         let starting = Instant::now();
-        let process = match sandbox.start(self.container(), ends.stdout, ends.stderr).await {
+        let process = match sandbox
+            .start(self.container(), ends.stdout, ends.stderr)
+            .await
+        {
             Ok(process) => process,
             Err(error) => return Err((start_decision(error), Some(log))),
         };
@@ -185,7 +212,14 @@ impl Variant<'_> {
             ports: progress.ports.clone(),
             probe: self.plan.probe.clone(),
         });
-        Ok((Running { sandbox, forwarding }, process, log))
+        Ok((
+            Running {
+                sandbox,
+                forwarding,
+            },
+            process,
+            log,
+        ))
     }
 
     fn container(&self) -> ContainerSpec {
@@ -232,7 +266,10 @@ impl Variant<'_> {
             (Ok(Some(why)), None) => Decision::Failed(Reason::NotHealthy {
                 why,
                 after: progress.timings.probe.unwrap_or_default(),
-                last: progress.attempts.last().map(|attempt| attempt.outcome.clone()),
+                last: progress
+                    .attempts
+                    .last()
+                    .map(|attempt| attempt.outcome.clone()),
                 listening: running.sandbox.listeners(APP).await.unwrap_or_default(),
             }),
         }
@@ -244,7 +281,10 @@ impl Variant<'_> {
     async fn stop(&self, sandbox: &Sandbox, mut process: Process) {
         let app = &self.plan.app;
         if process.exit_status().is_none()
-            && matches!(sandbox.signal(APP, app.stop_signal).await, Ok(Delivery::Handled))
+            && matches!(
+                sandbox.signal(APP, app.stop_signal).await,
+                Ok(Delivery::Handled)
+            )
         {
             let _ = tokio::time::timeout(app.stop_grace_period, process.wait()).await;
         }
@@ -264,10 +304,17 @@ impl Variant<'_> {
             let outcome = ask(&self.plan.probe, sandbox, APP, timeout).await;
             let now = started.elapsed();
             let success = outcome == crate::Outcome::Passed;
-            let observation = Observation { at, took: now - at, outcome };
+            let observation = Observation {
+                at,
+                took: now - at,
+                outcome,
+            };
             attempts.push(observation.clone());
             let variant = self.plan.name.clone();
-            let _ = self.events.send(Event::Asked { variant, observation });
+            let _ = self.events.send(Event::Asked {
+                variant,
+                observation,
+            });
             match schedule.after(at, now, success) {
                 Next::Passed => return None,
                 Next::GaveUp(why) => {
@@ -290,7 +337,10 @@ struct Running {
 }
 
 async fn drop_pod(running: Running) {
-    let Running { sandbox, mut forwarding } = running;
+    let Running {
+        sandbox,
+        mut forwarding,
+    } = running;
     forwarding.shutdown().await;
     // Waiting for the helper blocks for a moment; other variants must not wait with it.
     let _ = tokio::task::spawn_blocking(move || drop(sandbox)).await;

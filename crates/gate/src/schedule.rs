@@ -62,9 +62,17 @@ pub struct Schedule {
 impl Schedule {
     /// A wait that has not asked yet; the first attempt is due at once.
     pub fn new(timing: Timing) -> Self {
-        let start = timing.retries.as_ref().map_or(Duration::ZERO, |r| r.start_period);
+        let start = timing
+            .retries
+            .as_ref()
+            .map_or(Duration::ZERO, |r| r.start_period);
         let next_counted = start.saturating_add(timing.interval);
-        Self { delay: timing.first_delay.min(timing.interval), failures: 0, next_counted, timing }
+        Self {
+            delay: timing.first_delay.min(timing.interval),
+            failures: 0,
+            next_counted,
+            timing,
+        }
     }
 
     /// What follows an attempt that began at `began` and ended at `now`.
@@ -83,12 +91,18 @@ impl Schedule {
         }
         let at = began.saturating_add(self.delay).max(now);
         self.delay = self.delay.saturating_mul(2).min(self.timing.interval);
-        if at >= self.timing.within { Next::GaveUp(GaveUp::Within) } else { Next::AskAt(at) }
+        if at >= self.timing.within {
+            Next::GaveUp(GaveUp::Within)
+        } else {
+            Next::AskAt(at)
+        }
     }
 
     /// How long an attempt that begins at `now` may take.
     pub fn timeout_at(&self, now: Duration) -> Duration {
-        self.timing.timeout.min(self.timing.within.saturating_sub(now))
+        self.timing
+            .timeout
+            .min(self.timing.within.saturating_sub(now))
     }
 }
 
@@ -129,16 +143,25 @@ mod tests {
         let millis: Vec<_> = asked.iter().take(10).map(Duration::as_millis).collect();
         assert_eq!(millis, [0, 10, 30, 70, 150, 310, 630, 1270, 2550, 4550]);
         assert_eq!(why, GaveUp::Within);
-        assert!(end < Duration::from_secs(120) && end >= Duration::from_secs(117), "{end:?}");
+        assert!(
+            end < Duration::from_secs(120) && end >= Duration::from_secs(117),
+            "{end:?}"
+        );
     }
 
     #[test]
     fn healthcheck_failures_count_once_per_interval_after_the_start_period() {
-        let retries = Retries { count: 3, start_period: Duration::from_secs(10) };
+        let retries = Retries {
+            count: 3,
+            start_period: Duration::from_secs(10),
+        };
         let (_, end, why) = run_failing(timing(Some(retries)), Duration::from_millis(1));
         assert_eq!(why, GaveUp::Retries);
         // Docker: failures at 12, 14 and 16 s.
-        assert!((Duration::from_secs(16)..Duration::from_secs(20)).contains(&end), "{end:?}");
+        assert!(
+            (Duration::from_secs(16)..Duration::from_secs(20)).contains(&end),
+            "{end:?}"
+        );
     }
 
     proptest! {

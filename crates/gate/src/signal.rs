@@ -59,7 +59,11 @@ pub(crate) fn parse(text: &str) -> Option<i32> {
 }
 
 fn offset_of(text: &str, sign: char) -> Option<i32> {
-    if text.is_empty() { Some(0) } else { text.strip_prefix(sign)?.parse().ok() }
+    if text.is_empty() {
+        Some(0)
+    } else {
+        text.strip_prefix(sign)?.parse().ok()
+    }
 }
 
 /// `SIGKILL (9)`, or `signal 40`.

@@ -184,9 +184,12 @@ impl VariantVerdict {
                     ),
                 }
             }
-            Reason::NotHealthy { after, last, listening, .. } => {
-                self.not_healthy(*after, last.as_ref(), listening)
-            }
+            Reason::NotHealthy {
+                after,
+                last,
+                listening,
+                ..
+            } => self.not_healthy(*after, last.as_ref(), listening),
         }
     }
 
@@ -198,8 +201,10 @@ impl VariantVerdict {
     ) -> String {
         let (probe, after) = (&self.probe, seconds(after));
         if let (Probe::Http { port, .. }, Some(Outcome::Refused)) = (probe, last) {
-            let same_port: Vec<_> =
-                listening.iter().filter(|l| l.address.port() == *port).collect();
+            let same_port: Vec<_> = listening
+                .iter()
+                .filter(|l| l.address.port() == *port)
+                .collect();
             if !same_port.is_empty() {
                 let on = addresses(same_port.into_iter());
                 return format!(
@@ -216,7 +221,10 @@ impl VariantVerdict {
             Some(outcome) => {
                 let attempts = self.attempts.len();
                 let s = if attempts == 1 { "" } else { "s" };
-                format!("{probe} did not pass in {after} ({attempts} attempt{s}): it {}", verb(outcome))
+                format!(
+                    "{probe} did not pass in {after} ({attempts} attempt{s}): it {}",
+                    verb(outcome)
+                )
             }
             None => format!("{probe} was not answered in {after}"),
         }
@@ -235,7 +243,9 @@ fn verb(outcome: &Outcome) -> String {
 }
 
 fn addresses<'a>(listeners: impl Iterator<Item = &'a Listener>) -> String {
-    let mut list: Vec<_> = listeners.map(|listener| listener.address.to_string()).collect();
+    let mut list: Vec<_> = listeners
+        .map(|listener| listener.address.to_string())
+        .collect();
     list.sort();
     list.dedup();
     list.join(", ")
@@ -248,28 +258,52 @@ const EACCES: i32 = 13;
 
 fn start_cause(error: &StartError) -> String {
     match error {
-        StartError::Exec { program, path: Some(path), errno: ENOENT, .. } => {
+        StartError::Exec {
+            program,
+            path: Some(path),
+            errno: ENOENT,
+            ..
+        } => {
             format!("the entrypoint `{program}` is not on the image's PATH ({path})")
         }
-        StartError::Exec { program, errno: ENOENT, file_exists: true, .. } => format!(
+        StartError::Exec {
+            program,
+            errno: ENOENT,
+            file_exists: true,
+            ..
+        } => format!(
             "the entrypoint `{program}` is in the image, but its interpreter is not (the program of its `#!` line, or the dynamic loader of its C library)"
         ),
-        StartError::Exec { program, errno: ENOENT, .. } => {
+        StartError::Exec {
+            program,
+            errno: ENOENT,
+            ..
+        } => {
             format!("the entrypoint `{program}` does not exist in the image")
         }
-        StartError::Exec { program, errno: EACCES, .. } => {
+        StartError::Exec {
+            program,
+            errno: EACCES,
+            ..
+        } => {
             format!("the entrypoint `{program}` is not executable by the container's user")
         }
-        StartError::Exec { program, errno: ENOEXEC, .. } => format!(
+        StartError::Exec {
+            program,
+            errno: ENOEXEC,
+            ..
+        } => format!(
             "the entrypoint `{program}` is not a program this machine can run (exec format error: another architecture, or a script without a `#!` line)"
         ),
         StartError::Exec { program, errno, .. } => {
-            format!("the entrypoint `{program}` cannot be run: {}", errno_text(*errno))
+            format!(
+                "the entrypoint `{program}` cannot be run: {}",
+                errno_text(*errno)
+            )
         }
         other => other.to_string(),
     }
 }
-
 
 /// `3 ms`, `1.24 s`, `12 s`.
 fn seconds(time: Duration) -> String {

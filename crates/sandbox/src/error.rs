@@ -66,8 +66,17 @@ pub struct HostError {
 impl HostError {
     pub(crate) fn new(step: Step, call: impl Into<String>, error: impl Into<io::Error>) -> Self {
         let error = error.into();
-        let detail = if error.raw_os_error().is_some() { String::new() } else { error.to_string() };
-        Self { step, call: call.into(), errno: error.raw_os_error(), detail }
+        let detail = if error.raw_os_error().is_some() {
+            String::new()
+        } else {
+            error.to_string()
+        };
+        Self {
+            step,
+            call: call.into(),
+            errno: error.raw_os_error(),
+            detail,
+        }
     }
 
     /// A directory or file that the caller could not make in the store or the report.
@@ -76,7 +85,12 @@ impl HostError {
     }
 
     pub(crate) fn lost(detail: impl Into<String>) -> Self {
-        Self { step: Step::HelperLost, call: "recvmsg".into(), errno: None, detail: detail.into() }
+        Self {
+            step: Step::HelperLost,
+            call: "recvmsg".into(),
+            errno: None,
+            detail: detail.into(),
+        }
     }
 
     /// Whether the disk (or quota) is full.
@@ -87,7 +101,12 @@ impl HostError {
 
 impl fmt::Display for HostError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "this host refused {}: {}", self.step.describe(), self.call)?;
+        write!(
+            f,
+            "this host refused {}: {}",
+            self.step.describe(),
+            self.call
+        )?;
         if let Some(errno) = self.errno {
             write!(f, " answered {}", errno_text(errno))?;
         }

@@ -6,7 +6,9 @@ use std::str::FromStr;
 use rustix::thread::CapabilitySet;
 
 /// How a container's user ids relate to the host's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Isolation {
     /// One id: the container's own user is the caller. Needs nothing but user namespaces.
@@ -20,7 +22,11 @@ impl Isolation {
     pub fn best() -> Self {
         let privileged = rustix::thread::capabilities(None)
             .is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_ADMIN));
-        if rustix::process::geteuid().is_root() && privileged { Self::Root } else { Self::Single }
+        if rustix::process::geteuid().is_root() && privileged {
+            Self::Root
+        } else {
+            Self::Single
+        }
     }
 
     /// Whether layers keep the owners they record at this level.
@@ -45,7 +51,9 @@ impl FromStr for Isolation {
         match text {
             "single" => Ok(Self::Single),
             "root" => Ok(Self::Root),
-            _ => Err(format!("`{text}` is not an isolation level: use `root` or `single`")),
+            _ => Err(format!(
+                "`{text}` is not an isolation level: use `root` or `single`"
+            )),
         }
     }
 }

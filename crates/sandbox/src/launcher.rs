@@ -53,7 +53,11 @@ impl Helper {
                 String::from_utf8_lossy(&text).into_owned()
             })
         });
-        Ok(Self { wire: ours, child, stderr })
+        Ok(Self {
+            wire: ours,
+            child,
+            stderr,
+        })
     }
 
     /// Another handle of the control socket.
@@ -69,9 +73,21 @@ impl Helper {
 
     /// Why the helper is gone: what it wrote to its standard error, and how it ended.
     pub(crate) fn epitaph(&mut self) -> HostError {
-        let status = self.child.wait().map(|status| status.to_string()).unwrap_or_default();
-        let text = self.stderr.take().and_then(|thread| thread.join().ok()).unwrap_or_default();
-        HostError::lost(format!("the helper ended ({status}) {}", text.trim()).trim_end().to_owned())
+        let status = self
+            .child
+            .wait()
+            .map(|status| status.to_string())
+            .unwrap_or_default();
+        let text = self
+            .stderr
+            .take()
+            .and_then(|thread| thread.join().ok())
+            .unwrap_or_default();
+        HostError::lost(
+            format!("the helper ended ({status}) {}", text.trim())
+                .trim_end()
+                .to_owned(),
+        )
     }
 }
 
@@ -127,12 +143,18 @@ impl Sandbox {
     pub async fn launch(spec: PodSpec) -> Result<Self, HostError> {
         let mut helper = Helper::spawn(POD_ROLE)?;
         let wire = helper.control()?;
-        let shared = Arc::new(Shared { wire, state: Mutex::new(State::default()) });
+        let shared = Arc::new(Shared {
+            wire,
+            state: Mutex::new(State::default()),
+        });
         let reader = std::thread::spawn({
             let shared = Arc::clone(&shared);
             move || shared.read(&mut helper)
         });
-        let sandbox = Self { shared, reader: Some(reader) };
+        let sandbox = Self {
+            shared,
+            reader: Some(reader),
+        };
         match sandbox.request(RequestBody::Pod(spec), &[]).await? {
             (Answer::Ready, _) => Ok(sandbox),
             (answer, _) => Err(unexpected(answer)),
@@ -195,8 +217,14 @@ impl Sandbox {
     /// What the connection answered, as from `connect(2)` in the pod: `ConnectionRefused` when nothing
     /// listens on that address.
     pub async fn connect(&self, container: &str, port: u16) -> std::io::Result<TcpStream> {
-        let body = RequestBody::Connect { container: container.to_owned(), port };
-        let (answer, mut fds) = self.request(body, &[]).await.map_err(std::io::Error::other)?;
+        let body = RequestBody::Connect {
+            container: container.to_owned(),
+            port,
+        };
+        let (answer, mut fds) = self
+            .request(body, &[])
+            .await
+            .map_err(std::io::Error::other)?;
         match (answer, fds.pop()) {
             (Answer::Connecting { .. }, Some(socket)) => {
                 let stream = TcpStream::from_std(std::net::TcpStream::from(socket))?;
@@ -219,12 +247,11 @@ impl Sandbox {
     ///
     /// # Errors
     /// [`SandboxError::NoSuchContainer`] when it ended before.
-    pub async fn signal(
-        &self,
-        container: &str,
-        signal: i32,
-    ) -> Result<Delivery, SandboxError> {
-        let body = RequestBody::Signal { container: container.to_owned(), signal };
+    pub async fn signal(&self, container: &str, signal: i32) -> Result<Delivery, SandboxError> {
+        let body = RequestBody::Signal {
+            container: container.to_owned(),
+            signal,
+        };
         match self.request(body, &[]).await?.0 {
             Answer::Signalled(delivery) => Ok(delivery),
             Answer::NoSuchContainer => Err(SandboxError::NoSuchContainer(container.to_owned())),
@@ -237,7 +264,9 @@ impl Sandbox {
     /// # Errors
     /// [`SandboxError::NoSuchContainer`] when it is not running.
     pub async fn listeners(&self, container: &str) -> Result<Vec<Listener>, SandboxError> {
-        let body = RequestBody::Listeners { container: container.to_owned() };
+        let body = RequestBody::Listeners {
+            container: container.to_owned(),
+        };
         match self.request(body, &[]).await?.0 {
             Answer::Listeners(listeners) => Ok(listeners),
             Answer::NoSuchContainer => Err(SandboxError::NoSuchContainer(container.to_owned())),
@@ -316,11 +345,12 @@ impl Shared {
 
 impl State {
     fn exit_of(&mut self, process: u64) -> &watch::Sender<Option<ExitStatus>> {
-        self.exits.entry(process).or_insert_with(|| watch::channel(None).0)
+        self.exits
+            .entry(process)
+            .or_insert_with(|| watch::channel(None).0)
     }
 }
 
 fn unexpected(answer: Answer) -> HostError {
     HostError::lost(format!("an unexpected answer: {answer:?}"))
 }
-

@@ -67,15 +67,24 @@ pub(crate) enum Message {
 pub(crate) enum Answer {
     Ready,
     /// For each layer, whether it was there before.
-    Filled { cached: Vec<bool> },
+    Filled {
+        cached: Vec<bool>,
+    },
     FillFailed(crate::error::FillError),
     HostFailed(HostError),
     /// `process` is what `Exited` will name.
-    Started { process: u64, started: Started },
+    Started {
+        process: u64,
+        started: Started,
+    },
     StartFailed(StartError),
     /// The connection was begun; the descriptor is a socket that is connecting.
-    Connecting { address: Ipv4Addr },
-    ConnectFailed { errno: i32 },
+    Connecting {
+        address: Ipv4Addr,
+    },
+    ConnectFailed {
+        errno: i32,
+    },
     Signalled(Delivery),
     NoSuchContainer,
     Listeners(Vec<Listener>),

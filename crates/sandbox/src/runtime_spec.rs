@@ -44,14 +44,24 @@ const MASKED_PATHS: [&str; 11] = [
     "/sys/devices/virtual/powercap",
     "/sys/firmware",
 ];
-const READ_ONLY_PATHS: [&str; 5] =
-    ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+const READ_ONLY_PATHS: [&str; 5] = [
+    "/proc/bus",
+    "/proc/fs",
+    "/proc/irq",
+    "/proc/sys",
+    "/proc/sysrq-trigger",
+];
 
 /// Makes the spec. Does no I/O.
 pub(crate) fn runtime_spec(input: &SpecInput<'_>) -> Result<Spec, OciSpecError> {
     let mut mounts = default_mounts(input.has_tty_group)?;
     for (file, destination) in input.files {
-        mounts.push(mount(Path::new(destination), "bind", file, &["bind", "rw"])?);
+        mounts.push(mount(
+            Path::new(destination),
+            "bind",
+            file,
+            &["bind", "rw"],
+        )?);
     }
     for (dir, destination) in input.volumes {
         mounts.push(mount(Path::new(destination), "bind", dir, &["bind", "rw"])?);
@@ -78,7 +88,10 @@ pub(crate) fn runtime_spec(input: &SpecInput<'_>) -> Result<Spec, OciSpecError> 
         .readonly_paths(strings(&READ_ONLY_PATHS))
         .build()?;
     // Even an empty `resources` would demand the devices controller.
-    linux.set_resources(None).set_devices(None).set_seccomp(None);
+    linux
+        .set_resources(None)
+        .set_devices(None)
+        .set_seccomp(None);
 
     let user = UserBuilder::default().uid(0u32).gid(0u32).build()?;
     let mut process = ProcessBuilder::default()
@@ -88,12 +101,20 @@ pub(crate) fn runtime_spec(input: &SpecInput<'_>) -> Result<Spec, OciSpecError> 
         .env(Vec::<String>::new())
         .cwd(input.working_dir)
         .build()?;
-    process.set_capabilities(None).set_rlimits(None).set_no_new_privileges(None);
+    process
+        .set_capabilities(None)
+        .set_rlimits(None)
+        .set_no_new_privileges(None);
 
     let mut spec = SpecBuilder::default()
         .version("1.0.2")
         .hostname(input.hostname)
-        .root(RootBuilder::default().path(input.rootfs).readonly(false).build()?)
+        .root(
+            RootBuilder::default()
+                .path(input.rootfs)
+                .readonly(false)
+                .build()?,
+        )
         .mounts(mounts)
         .process(process)
         .linux(linux)
@@ -104,18 +125,44 @@ pub(crate) fn runtime_spec(input: &SpecInput<'_>) -> Result<Spec, OciSpecError> 
 
 /// Docker's mounts without the cgroup hierarchy, which the sandbox does not have.
 fn default_mounts(has_tty_group: bool) -> Result<Vec<Mount>, OciSpecError> {
-    let mut pts = vec!["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"];
+    let mut pts = vec![
+        "nosuid",
+        "noexec",
+        "newinstance",
+        "ptmxmode=0666",
+        "mode=0620",
+    ];
     if has_tty_group {
         pts.push("gid=5");
     }
     [
         ("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"][..]),
         // Always a tmpfs: device nodes would otherwise land in the container's upper layer.
-        ("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
+        (
+            "/dev",
+            "tmpfs",
+            "tmpfs",
+            &["nosuid", "strictatime", "mode=755", "size=65536k"],
+        ),
         ("/dev/pts", "devpts", "devpts", &pts),
-        ("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
-        ("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
-        ("/dev/shm", "tmpfs", "shm", &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"]),
+        (
+            "/sys",
+            "sysfs",
+            "sysfs",
+            &["nosuid", "noexec", "nodev", "ro"],
+        ),
+        (
+            "/dev/mqueue",
+            "mqueue",
+            "mqueue",
+            &["nosuid", "noexec", "nodev"],
+        ),
+        (
+            "/dev/shm",
+            "tmpfs",
+            "shm",
+            &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"],
+        ),
     ]
     .into_iter()
     .map(|(to, kind, from, options)| mount(Path::new(to), kind, Path::new(from), options))
@@ -143,7 +190,10 @@ mod tests {
             hostname: "app",
             rootfs: Path::new("/containers/app/rootfs"),
             files: &[(PathBuf::from("/containers/app/hosts"), "/etc/hosts")],
-            volumes: &[(PathBuf::from("/containers/app/rootfs/data"), "/data".to_owned())],
+            volumes: &[(
+                PathBuf::from("/containers/app/rootfs/data"),
+                "/data".to_owned(),
+            )],
             net_namespace: Path::new("/proc/self/fd/9"),
             has_tty_group,
         };
@@ -165,7 +215,11 @@ mod tests {
         ] {
             assert!(spec.pointer(pointer).is_none(), "{pointer}");
         }
-        let kinds: Vec<_> = spec["linux"]["namespaces"].as_array().unwrap().iter().collect();
+        let kinds: Vec<_> = spec["linux"]["namespaces"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .collect();
         assert!(!kinds.iter().any(|kind| kind["type"] == "user"));
         assert_eq!(kinds[4]["path"], "/proc/self/fd/9");
         assert_eq!(spec["process"]["user"]["uid"], 0);
@@ -175,13 +229,29 @@ mod tests {
     fn mounts_are_dockers_then_files_then_volumes() {
         let mounts = spec(false)["mounts"].clone();
         let mounts = mounts.as_array().unwrap();
-        let at: Vec<_> = mounts.iter().map(|m| m["destination"].as_str().unwrap()).collect();
+        let at: Vec<_> = mounts
+            .iter()
+            .map(|m| m["destination"].as_str().unwrap())
+            .collect();
         assert_eq!(
             at,
-            ["/proc", "/dev", "/dev/pts", "/sys", "/dev/mqueue", "/dev/shm", "/etc/hosts", "/data"]
+            [
+                "/proc",
+                "/dev",
+                "/dev/pts",
+                "/sys",
+                "/dev/mqueue",
+                "/dev/shm",
+                "/etc/hosts",
+                "/data"
+            ]
         );
         assert!(!mounts[2]["options"].to_string().contains("gid=5"));
-        assert!(spec(true)["mounts"][2]["options"].to_string().contains("gid=5"));
+        assert!(
+            spec(true)["mounts"][2]["options"]
+                .to_string()
+                .contains("gid=5")
+        );
         assert!(mounts[3]["options"].to_string().contains("\"ro\""));
     }
 }

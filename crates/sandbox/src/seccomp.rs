@@ -122,11 +122,21 @@ pub(crate) struct Filter {
 impl Filter {
     /// Docker's default profile for this architecture.
     pub(crate) fn docker_default() -> Self {
-        let allow_list = program(allow_rules(), SeccompAction::Errno(libc::EPERM as u32), SeccompAction::Allow);
+        let allow_list = program(
+            allow_rules(),
+            SeccompAction::Errno(libc::EPERM as u32),
+            SeccompAction::Allow,
+        );
         // ENOSYS makes the C libraries fall back to clone, whose flags a filter can read.
         let clone3 = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
-        let no_clone3 = program(clone3, SeccompAction::Allow, SeccompAction::Errno(libc::ENOSYS as u32));
-        Self { programs: vec![allow_list, no_clone3] }
+        let no_clone3 = program(
+            clone3,
+            SeccompAction::Allow,
+            SeccompAction::Errno(libc::ENOSYS as u32),
+        );
+        Self {
+            programs: vec![allow_list, no_clone3],
+        }
     }
 
     /// Puts the calling thread under the filter, for good.
@@ -139,7 +149,12 @@ impl Filter {
             // SAFETY: seccompiler's sock_filter has the kernel's layout (linux/filter.h); the kernel copies
             // the program before the call returns.
             let result = unsafe {
-                libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const filter)
+                libc::syscall(
+                    libc::SYS_seccomp,
+                    libc::SECCOMP_SET_MODE_FILTER,
+                    0,
+                    &raw const filter,
+                )
             };
             if result != 0 {
                 return Err(io::Error::last_os_error());
@@ -159,7 +174,10 @@ fn allow_rules() -> Rules {
     let clone = SeccompCmpOp::MaskedEq(CLONE_NAMESPACES);
     rules.insert(libc::SYS_clone, vec![rule(clone, 0)]);
     rules.insert(libc::SYS_socket, vec![rule(SeccompCmpOp::Ne, AF_VSOCK)]);
-    let personas = PERSONAS.iter().map(|persona| rule(SeccompCmpOp::Eq, *persona)).collect();
+    let personas = PERSONAS
+        .iter()
+        .map(|persona| rule(SeccompCmpOp::Eq, *persona))
+        .collect();
     rules.insert(libc::SYS_personality, personas);
     rules
 }
@@ -172,7 +190,8 @@ fn rule(operator: SeccompCmpOp, value: u64) -> SeccompRule {
 }
 
 fn program(rules: Rules, otherwise: SeccompAction, matched: SeccompAction) -> BpfProgram {
-    let arch = TargetArch::try_from(std::env::consts::ARCH).expect("built for an architecture seccompiler knows");
+    let arch = TargetArch::try_from(std::env::consts::ARCH)
+        .expect("built for an architecture seccompiler knows");
     SeccompFilter::new(rules, otherwise, matched, arch)
         .and_then(TryInto::try_into)
         .expect("the profile is constant and compiles, as the test below shows")
@@ -186,7 +205,12 @@ mod tests {
     fn the_profile_compiles_and_fits_the_kernels_limit() {
         let filter = Filter::docker_default();
         // BPF_MAXINSNS
-        assert!(filter.programs.iter().all(|program| (1..=4096).contains(&program.len())));
+        assert!(
+            filter
+                .programs
+                .iter()
+                .all(|program| (1..=4096).contains(&program.len()))
+        );
     }
 
     #[test]

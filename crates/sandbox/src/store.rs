@@ -70,8 +70,15 @@ pub fn open_store(root: &std::path::Path) -> Result<LayerStore, smokegate_rootfs
 }
 
 pub(crate) fn policy(isolation: Isolation) -> Policy {
-    let owners = if isolation.keeps_owners() { Owners::Keep } else { Owners::Ignore };
-    Policy { owners, limits: smokegate_rootfs::Limits::default() }
+    let owners = if isolation.keeps_owners() {
+        Owners::Keep
+    } else {
+        Owners::Ignore
+    };
+    Policy {
+        owners,
+        limits: smokegate_rootfs::Limits::default(),
+    }
 }
 
 /// Answers with all layers of an image in the store, having unpacked those that were missing.
@@ -85,9 +92,15 @@ pub async fn fill_store(request: StoreRequest<'_>) -> Result<FilledStore, FillEr
         diff_id: layer.diff_id.clone(),
         size: layer.blob.size(),
     });
-    let plan = FillPlan { layers: layers.collect(), policy: policy(request.isolation) };
+    let plan = FillPlan {
+        layers: layers.collect(),
+        policy: policy(request.isolation),
+    };
     if let Some(held) = store.find(&plan).map_err(FillError::from)? {
-        let layers = held.iter().map(|layer| describe(&request, layer, true)).collect();
+        let layers = held
+            .iter()
+            .map(|layer| describe(&request, layer, true))
+            .collect();
         // A filled layer counts after a reboot only when the disk has it. Waiting for that in the run that
         // filled it would cost seconds; by the next run the kernel has written most of it anyway.
         std::thread::spawn(move || {
@@ -95,7 +108,10 @@ pub async fn fill_store(request: StoreRequest<'_>) -> Result<FilledStore, FillEr
                 tracing::debug!(%error, "the layer store could not be flushed");
             }
         });
-        return Ok(FilledStore { layers, _held: held });
+        return Ok(FilledStore {
+            layers,
+            _held: held,
+        });
     }
     let cached = unpack(&request).await?;
     let held = store.find(&plan).map_err(FillError::from)?.ok_or_else(|| {
@@ -107,15 +123,33 @@ pub async fn fill_store(request: StoreRequest<'_>) -> Result<FilledStore, FillEr
         })
     })?;
     let layers = held.iter().zip(cached);
-    let layers = layers.map(|(layer, cached)| describe(&request, layer, cached)).collect();
-    Ok(FilledStore { layers, _held: held })
+    let layers = layers
+        .map(|(layer, cached)| describe(&request, layer, cached))
+        .collect();
+    Ok(FilledStore {
+        layers,
+        _held: held,
+    })
 }
 
 fn describe(request: &StoreRequest<'_>, layer: &StoredLayer, cached: bool) -> FilledLayer {
-    let path = layer.path.strip_prefix(&request.store).unwrap_or(&layer.path).to_owned();
-    let not_kept = layer.stats.unkept.keys().filter_map(|cause| describe_unkept(*cause));
+    let path = layer
+        .path
+        .strip_prefix(&request.store)
+        .unwrap_or(&layer.path)
+        .to_owned();
+    let not_kept = layer
+        .stats
+        .unkept
+        .keys()
+        .filter_map(|cause| describe_unkept(*cause));
     let not_kept = not_kept.map(str::to_owned).collect();
-    FilledLayer { path, cached, bytes: layer.stats.bytes, not_kept }
+    FilledLayer {
+        path,
+        cached,
+        bytes: layer.stats.bytes,
+        not_kept,
+    }
 }
 
 /// Has a helper fill the store; which layers were there before.
@@ -127,7 +161,10 @@ async fn unpack(request: &StoreRequest<'_>) -> Result<Vec<bool>, FillError> {
         let (file, offset) = match layer.blob.content() {
             Content::File(range) => {
                 let file = range.file.as_fd().try_clone_to_owned();
-                (file.map_err(|e| host("fcntl(F_DUPFD_CLOEXEC)", e))?, range.offset)
+                (
+                    file.map_err(|e| host("fcntl(F_DUPFD_CLOEXEC)", e))?,
+                    range.offset,
+                )
             }
             Content::Bytes(bytes) => {
                 let file = rustix::fs::memfd_create("layer", MemfdFlags::CLOEXEC)
@@ -172,7 +209,9 @@ async fn unpack(request: &StoreRequest<'_>) -> Result<Vec<bool>, FillError> {
         Ok(Answer::Filled { cached }) => Ok(cached),
         Ok(Answer::FillFailed(error)) => Err(error),
         Ok(Answer::HostFailed(error)) => Err(FillError::Host(error)),
-        Ok(answer) => Err(FillError::Host(HostError::lost(format!("an unexpected answer: {answer:?}")))),
+        Ok(answer) => Err(FillError::Host(HostError::lost(format!(
+            "an unexpected answer: {answer:?}"
+        )))),
         Err(error) => Err(FillError::Host(HostError::lost(error.to_string()))),
     }
 }

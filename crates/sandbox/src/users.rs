@@ -39,7 +39,12 @@ pub(crate) fn resolve(user: &str, passwd: &str, group: &str) -> Result<Identity,
     let home = if home.is_empty() { "/" } else { home }.to_owned();
     let Some(group_part) = group_part.filter(|part| !part.is_empty()) else {
         let groups = name.map_or_else(Vec::new, |name| supplementary(name, gid, group));
-        return Ok(Identity { uid, gid, groups, home });
+        return Ok(Identity {
+            uid,
+            gid,
+            groups,
+            home,
+        });
     };
     // name:password:gid:members (group(5))
     let listed = group.lines().map(fields).find(|entry| {
@@ -47,7 +52,12 @@ pub(crate) fn resolve(user: &str, passwd: &str, group: &str) -> Result<Identity,
         field(entry, 0) == group_part || (!gid.is_empty() && gid == group_part)
     });
     let text = listed.as_ref().map_or(group_part, |entry| field(entry, 2));
-    Ok(Identity { uid, gid: number("group", text, "/etc/group")?, groups: Vec::new(), home })
+    Ok(Identity {
+        uid,
+        gid: number("group", text, "/etc/group")?,
+        groups: Vec::new(),
+        home,
+    })
 }
 
 fn fields(line: &str) -> Vec<&str> {
@@ -82,11 +92,17 @@ fn supplementary(name: &str, primary: u32, group: &str) -> Vec<u32> {
 mod tests {
     use super::*;
 
-    const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\napp:x:1000:1001::/home/app:/bin/sh\nbad:x:y:0::/:\n";
+    const PASSWD: &str =
+        "root:x:0:0:root:/root:/bin/sh\napp:x:1000:1001::/home/app:/bin/sh\nbad:x:y:0::/:\n";
     const GROUP: &str = "root:x:0:\napp:x:1001:\nweb:x:33:app,other\nlog:x:4:app\n";
 
     fn identity(uid: u32, gid: u32, groups: &[u32], home: &str) -> Identity {
-        Identity { uid, gid, groups: groups.to_vec(), home: home.to_owned() }
+        Identity {
+            uid,
+            gid,
+            groups: groups.to_vec(),
+            home: home.to_owned(),
+        }
     }
 
     #[test]

@@ -65,7 +65,10 @@ impl Wire {
 
     fn send_packet(&self, payload: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
         if fds.len() > MAX_FDS {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "too many descriptors for one frame"));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "too many descriptors for one frame",
+            ));
         }
         let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
         let mut control = SendAncillaryBuffer::new(&mut space);
@@ -73,7 +76,12 @@ impl Wire {
             control.push(SendAncillaryMessage::ScmRights(fds));
         }
         loop {
-            match sendmsg(&self.0, &[IoSlice::new(payload)], &mut control, SendFlags::NOSIGNAL) {
+            match sendmsg(
+                &self.0,
+                &[IoSlice::new(payload)],
+                &mut control,
+                SendFlags::NOSIGNAL,
+            ) {
                 Ok(_) => return Ok(()),
                 Err(rustix::io::Errno::INTR) => {}
                 Err(errno) => return Err(errno.into()),
@@ -101,7 +109,9 @@ impl Wire {
                 fds.extend(received);
             }
         }
-        let Some((kind, body)) = payload[..message.bytes].split_first() else { return Ok(None) };
+        let Some((kind, body)) = payload[..message.bytes].split_first() else {
+            return Ok(None);
+        };
         let value = match *kind {
             PLAIN => serde_json::from_slice(body)?,
             IN_MEMFD if !fds.is_empty() => {
@@ -111,7 +121,12 @@ impl Wire {
                 file.read_to_end(&mut text)?;
                 serde_json::from_slice(&text)?
             }
-            _ => return Err(io::Error::new(io::ErrorKind::InvalidData, "unknown kind of frame")),
+            _ => {
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    "unknown kind of frame",
+                ));
+            }
         };
         Ok(Some((value, fds)))
     }

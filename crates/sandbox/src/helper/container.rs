@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use libcontainer::container::builder::ContainerBuilder;
@@ -130,9 +131,16 @@ impl Container {
             .map(|builder| builder.with_stdout(stdio.stdout).with_stderr(stdio.stderr))
             .and_then(|builder| builder.as_init(&bundle).with_systemd(false).build())
             .map_err(|error| libcontainer_error(&error, log))?;
-        let pid = container.pid().map(|pid| pid.as_raw()).and_then(Pid::from_raw).ok_or_else(
-            || runtime_error("libcontainer", std::io::Error::other("the container has no pid")),
-        )?;
+        let pid = container
+            .pid()
+            .map(|pid| pid.as_raw())
+            .and_then(Pid::from_raw)
+            .ok_or_else(|| {
+                runtime_error(
+                    "libcontainer",
+                    std::io::Error::other("the container has no pid"),
+                )
+            })?;
         let pidfd = pidfd_open(pid, PidfdFlags::empty())
             .map_err(|errno| runtime_error("pidfd_open", errno))?;
         if let Err(error) = container.start() {
@@ -180,7 +188,10 @@ impl Container {
             .and_then(|builder| {
                 let tenant = builder.as_tenant().with_container_args(args);
                 let tenant = tenant.with_capabilities(capabilities::for_executor());
-                tenant.with_cwd(Some(&self.working_dir)).with_detach(true).build()
+                tenant
+                    .with_cwd(Some(&self.working_dir))
+                    .with_detach(true)
+                    .build()
             });
         drop(report_write);
         let pid = match pid {
@@ -193,7 +204,10 @@ impl Container {
         };
         reached_program(report_read, isolation)?;
         let pid = Pid::from_raw(pid.as_raw()).ok_or_else(|| {
-            runtime_error("libcontainer", std::io::Error::other("the process has no pid"))
+            runtime_error(
+                "libcontainer",
+                std::io::Error::other("the process has no pid"),
+            )
         })?;
         let pidfd = pidfd_open(pid, PidfdFlags::empty())
             .map_err(|errno| runtime_error("pidfd_open", errno))?;
@@ -222,7 +236,9 @@ fn libcontainer_error(error: &LibcontainerError, log: &RuntimeLog) -> StartError
 /// Waits until the process is its program or has said why not.
 fn reached_program(report: OwnedFd, isolation: Isolation) -> Result<(), StartError> {
     let mut text = Vec::new();
-    File::from(report).read_to_end(&mut text).map_err(|e| runtime_error("read(report)", e))?;
+    File::from(report)
+        .read_to_end(&mut text)
+        .map_err(|e| runtime_error("read(report)", e))?;
     if text.is_empty() {
         return Ok(());
     }
@@ -230,9 +246,16 @@ fn reached_program(report: OwnedFd, isolation: Isolation) -> Result<(), StartErr
         .map_err(|error| runtime_error("read(report)", std::io::Error::other(error)))?;
     let errno = failure.errno;
     Err(match failure.exec {
-        Some(ExecFailure { program, path, file_exists }) => {
-            StartError::Exec { program, path, errno, file_exists }
-        }
+        Some(ExecFailure {
+            program,
+            path,
+            file_exists,
+        }) => StartError::Exec {
+            program,
+            path,
+            errno,
+            file_exists,
+        },
         None if isolation == Isolation::Single => {
             runtime_error(&failure.call, std::io::Error::from_raw_os_error(errno))
         }
@@ -249,18 +272,43 @@ fn mount_rootfs(dir: &Path, spec: &ContainerSpec) -> Result<PathBuf, StartError>
     for name in ["upper", "work", "rootfs", "bundle", "empty"] {
         root::make_dir(&dir.join(name)).map_err(StartError::Host)?;
     }
-    let mut lowers: Vec<PathBuf> =
-        spec.layers.iter().map(|layer| Path::new(root::STORE).join(layer)).collect();
+    let mut lowers: Vec<PathBuf> = spec
+        .layers
+        .iter()
+        .map(|layer| Path::new(root::STORE).join(layer))
+        .collect();
     if lowers.is_empty() {
         lowers.push(dir.join("empty"));
     }
+    let upper = dir.join("upper");
+    take_after(&upper, &lowers[0])?;
     let rootfs = dir.join("rootfs");
     let layers = smokegate_rootfs::OverlayLayers { lowers };
-    smokegate_rootfs::mount_overlay(&layers, &dir.join("upper"), &dir.join("work"), &rootfs)
-        .map_err(|error| {
-            StartError::Host(HostError::new(Step::Overlay, "mount(overlay)", error))
-        })?;
+    smokegate_rootfs::mount_overlay(&layers, &upper, &dir.join("work"), &rootfs).map_err(
+        |error| StartError::Host(HostError::new(Step::Overlay, "mount(overlay)", error)),
+    )?;
     Ok(rootfs)
+}
+
+/// Gives the upper directory the mode and owner of the image's root: the overlay's root shows those of upper.
+fn take_after(upper: &Path, top: &Path) -> Result<(), StartError> {
+    let at = |call: &str, error| {
+        StartError::Host(HostError::new(
+            Step::Overlay,
+            format!("{call}({})", upper.display()),
+            error,
+        ))
+    };
+    let image = fs::metadata(top).map_err(|error| {
+        StartError::Host(HostError::new(
+            Step::Overlay,
+            format!("stat({})", top.display()),
+            error,
+        ))
+    })?;
+    fs::set_permissions(upper, image.permissions()).map_err(|error| at("chmod", error))?;
+    std::os::unix::fs::chown(upper, Some(image.uid()), Some(image.gid()))
+        .map_err(|error| at("chown", error))
 }
 
 fn open_root(rootfs: &Path) -> Result<OwnedFd, StartError> {
@@ -278,7 +326,9 @@ fn make_dir_in_root(root: &OwnedFd, path: &str) -> Result<OwnedFd, Errno> {
     let mut at = openat2(root, ".", flags, Mode::empty(), resolve())?;
     let mut walked = PathBuf::new();
     for component in Path::new(path).components() {
-        let std::path::Component::Normal(name) = component else { continue };
+        let std::path::Component::Normal(name) = component else {
+            continue;
+        };
         walked.push(name);
         match rustix::fs::mkdirat(&at, name, Mode::from_raw_mode(0o755)) {
             Ok(()) | Err(Errno::EXIST) => {}
@@ -294,7 +344,10 @@ fn image_dir_error(instruction: &str, path: &str, errno: Errno) -> StartError {
         Errno::NOTDIR => "is not a directory in the image".to_owned(),
         Errno::LOOP => "runs in a circle of symbolic links".to_owned(),
         Errno::NOENT => "is behind a symbolic link to nowhere".to_owned(),
-        errno => format!("cannot be made: {}", crate::error::errno_text(errno.raw_os_error())),
+        errno => format!(
+            "cannot be made: {}",
+            crate::error::errno_text(errno.raw_os_error())
+        ),
     };
     StartError::Image(format!("{instruction} `{path}` {what}"))
 }
@@ -317,7 +370,12 @@ fn identity_of(user: &str, root: &OwnedFd) -> Result<Identity, StartError> {
 fn single_id_map(identity: &Identity, user: &str) -> (IdMap, bool, Vec<String>) {
     let mut not_given = Vec::new();
     if !identity.groups.is_empty() {
-        let groups = identity.groups.iter().map(u32::to_string).collect::<Vec<_>>().join(", ");
+        let groups = identity
+            .groups
+            .iter()
+            .map(u32::to_string)
+            .collect::<Vec<_>>()
+            .join(", ");
         not_given.push(format!("supplementary groups {groups} of user `{user}`"));
     }
     let id_map = if identity.uid == 0 && identity.gid == 0 {

@@ -90,7 +90,11 @@ impl Workload {
     /// Returns only when it failed.
     fn become_program(&self) -> Failure {
         if let Err((call, error)) = self.take_identity() {
-            return Failure { call: call.to_owned(), errno: error.raw_os_error().unwrap_or(0), exec: None };
+            return Failure {
+                call: call.to_owned(),
+                errno: error.raw_os_error().unwrap_or(0),
+                exec: None,
+            };
         }
         default_signals();
         self.execute()
@@ -123,8 +127,12 @@ impl Workload {
             }
         }
         // Loading without no_new_privs needs CAP_SYS_ADMIN, so it comes before the sets are cut down.
-        self.filter.load().map_err(|e| ("seccomp(SECCOMP_SET_MODE_FILTER)", e))?;
-        let Identity { uid, gid, groups, .. } = &self.identity;
+        self.filter
+            .load()
+            .map_err(|e| ("seccomp(SECCOMP_SET_MODE_FILTER)", e))?;
+        let Identity {
+            uid, gid, groups, ..
+        } = &self.identity;
         if self.set_groups {
             let groups: Vec<Gid> = groups.iter().copied().map(Gid::from_raw).collect();
             rustix::thread::set_thread_groups(&groups).map_err(|e| ("setgroups", e.into()))?;
@@ -133,7 +141,11 @@ impl Workload {
         rustix::thread::set_thread_res_gid(gid, gid, gid).map_err(|e| ("setresgid", e.into()))?;
         let id = Uid::from_raw(*uid);
         rustix::thread::set_thread_res_uid(id, id, id).map_err(|e| ("setresuid", e.into()))?;
-        let own = if *uid == 0 { allowed } else { CapabilitySet::empty() };
+        let own = if *uid == 0 {
+            allowed
+        } else {
+            CapabilitySet::empty()
+        };
         let sets = CapabilitySets {
             effective: own,
             permitted: own,
@@ -144,7 +156,10 @@ impl Workload {
 
     fn execute(&self) -> Failure {
         let word = self.args.first().cloned().unwrap_or_default();
-        let path = self.env.iter().find_map(|entry| entry.strip_prefix("PATH="));
+        let path = self
+            .env
+            .iter()
+            .find_map(|entry| entry.strip_prefix("PATH="));
         let (program, searched) = if word.contains('/') {
             (Ok(PathBuf::from(&word)), None)
         } else {
@@ -163,7 +178,11 @@ impl Workload {
         Failure {
             call: format!("execve({program})"),
             errno,
-            exec: Some(ExecFailure { program, path, file_exists }),
+            exec: Some(ExecFailure {
+                program,
+                path,
+                file_exists,
+            }),
         }
     }
 }
@@ -188,7 +207,9 @@ fn find_on_path(word: &str, path: &str) -> Result<PathBuf, i32> {
 fn execve(program: &Path, args: &[String], env: &[String]) -> i32 {
     let c_string = |bytes: &OsStr| CString::new(bytes.as_bytes());
     let strings = |list: &[String]| -> Result<Vec<CString>, std::ffi::NulError> {
-        list.iter().map(|item| CString::new(item.as_bytes())).collect()
+        list.iter()
+            .map(|item| CString::new(item.as_bytes()))
+            .collect()
     };
     let (Ok(program), Ok(args), Ok(env)) =
         (c_string(program.as_os_str()), strings(args), strings(env))
@@ -196,12 +217,17 @@ fn execve(program: &Path, args: &[String], env: &[String]) -> i32 {
         return libc::EINVAL;
     };
     let pointers = |list: &[CString]| -> Vec<*const libc::c_char> {
-        list.iter().map(|item| item.as_ptr()).chain([std::ptr::null()]).collect()
+        list.iter()
+            .map(|item| item.as_ptr())
+            .chain([std::ptr::null()])
+            .collect()
     };
     let (argv, envp) = (pointers(&args), pointers(&env));
     // SAFETY: the arrays end with a null pointer, and they and their strings live until the call returns.
     unsafe { libc::execve(program.as_ptr(), argv.as_ptr(), envp.as_ptr()) };
-    io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO)
+    io::Error::last_os_error()
+        .raw_os_error()
+        .unwrap_or(libc::EIO)
 }
 
 /// Gives every signal its default action and blocks none: Rust's runtime ignores SIGPIPE, which would

@@ -46,20 +46,34 @@ impl PodNetwork {
     /// Sets up the namespace this process is in.
     pub(super) fn new() -> Result<Self, HostError> {
         let mut route = RouteSocket::open().map_err(failed("socket(NETLINK_ROUTE)"))?;
-        route.set_up(LOOPBACK_INDEX).map_err(failed("ip link set lo up"))?;
-        route.add_bridge(BRIDGE).map_err(failed("ip link add type bridge"))?;
+        route
+            .set_up(LOOPBACK_INDEX)
+            .map_err(failed("ip link set lo up"))?;
+        route
+            .add_bridge(BRIDGE)
+            .map_err(failed("ip link add type bridge"))?;
         let bridge = route.index_of(BRIDGE).map_err(failed("ip link show"))?;
-        route.add_address(bridge, address(1), PREFIX).map_err(failed("ip address add"))?;
+        route
+            .add_address(bridge, address(1), PREFIX)
+            .map_err(failed("ip address add"))?;
         route.set_up(bridge).map_err(failed("ip link set up"))?;
         let namespace = own_namespace().map_err(failed("open(/proc/self/ns/net)"))?;
-        Ok(Self { namespace, bridge, used: 1 })
+        Ok(Self {
+            namespace,
+            bridge,
+            used: 1,
+        })
     }
 
     /// Makes a namespace for one more container and connects it to the bridge.
     pub(super) fn add_container(&mut self) -> Result<ContainerNetwork, HostError> {
-        let host = self.used.checked_add(1).filter(|host| *host < 255).ok_or_else(|| {
-            failed("ip address add")(io::Error::other("a pod holds at most 253 containers"))
-        })?;
+        let host = self
+            .used
+            .checked_add(1)
+            .filter(|host| *host < 255)
+            .ok_or_else(|| {
+                failed("ip address add")(io::Error::other("a pod holds at most 253 containers"))
+            })?;
         self.used = host;
         unshare(UnshareFlags::NEWNET).map_err(failed("unshare(CLONE_NEWNET)"))?;
         let namespace = own_namespace().map_err(failed("open(/proc/self/ns/net)"))?;
@@ -77,7 +91,10 @@ impl PodNetwork {
         let configured = configure_inside(address(host));
         self.enter(&self.namespace)?;
         configured?;
-        Ok(ContainerNetwork { namespace, address: address(host) })
+        Ok(ContainerNetwork {
+            namespace,
+            address: address(host),
+        })
     }
 
     fn enter(&self, namespace: &File) -> Result<(), HostError> {
@@ -93,11 +110,19 @@ fn own_namespace() -> io::Result<File> {
 
 fn configure_inside(own: Ipv4Addr) -> Result<(), HostError> {
     let mut route = RouteSocket::open().map_err(failed("socket(NETLINK_ROUTE)"))?;
-    route.set_up(LOOPBACK_INDEX).map_err(failed("ip link set lo up"))?;
-    let eth0 = route.index_of("eth0").map_err(failed("ip link show eth0"))?;
-    route.add_address(eth0, own, PREFIX).map_err(failed("ip address add"))?;
+    route
+        .set_up(LOOPBACK_INDEX)
+        .map_err(failed("ip link set lo up"))?;
+    let eth0 = route
+        .index_of("eth0")
+        .map_err(failed("ip link show eth0"))?;
+    route
+        .add_address(eth0, own, PREFIX)
+        .map_err(failed("ip address add"))?;
     route.set_up(eth0).map_err(failed("ip link set eth0 up"))?;
-    route.add_default_route(address(1)).map_err(failed("ip route add default"))?;
+    route
+        .add_default_route(address(1))
+        .map_err(failed("ip route add default"))?;
     fs::write(UNPRIVILEGED_PORTS, "0").map_err(failed("write(ip_unprivileged_port_start)"))
 }
 
@@ -133,14 +158,20 @@ fn parse_listener(line: &str) -> Option<Listener> {
     let port = u16::from_str_radix(port, 16).ok()?;
     let mut bytes = Vec::new();
     for at in (0..hex.len()).step_by(8) {
-        bytes.extend(u32::from_str_radix(hex.get(at..at + 8)?, 16).ok()?.to_ne_bytes());
+        bytes.extend(
+            u32::from_str_radix(hex.get(at..at + 8)?, 16)
+                .ok()?
+                .to_ne_bytes(),
+        );
     }
     let ip = match bytes.len() {
         4 => IpAddr::V4(Ipv4Addr::from(<[u8; 4]>::try_from(bytes).ok()?)),
         16 => IpAddr::V6(Ipv6Addr::from(<[u8; 16]>::try_from(bytes).ok()?)),
         _ => return None,
     };
-    Some(Listener { address: SocketAddr::new(ip, port) })
+    Some(Listener {
+        address: SocketAddr::new(ip, port),
+    })
 }
 
 #[cfg(test)]
@@ -149,10 +180,18 @@ mod tests {
 
     #[test]
     fn listening_sockets_are_read_from_proc() {
-        let tcp = "   0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000  0 0 1";
-        assert_eq!(parse_listener(tcp).unwrap().address, "127.0.0.1:8080".parse().unwrap());
-        let tcp6 = "   0: 00000000000000000000000000000000:0050 00000000000000000000000000000000:0000 0A";
-        assert_eq!(parse_listener(tcp6).unwrap().address, "[::]:80".parse().unwrap());
+        let tcp =
+            "   0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000  0 0 1";
+        assert_eq!(
+            parse_listener(tcp).unwrap().address,
+            "127.0.0.1:8080".parse().unwrap()
+        );
+        let tcp6 =
+            "   0: 00000000000000000000000000000000:0050 00000000000000000000000000000000:0000 0A";
+        assert_eq!(
+            parse_listener(tcp6).unwrap().address,
+            "[::]:80".parse().unwrap()
+        );
         let connected = "   1: 0100007F:1F90 0100007F:1F91 01 00000000:00000000";
         assert!(parse_listener(connected).is_none());
         assert!(parse_listener("").is_none());

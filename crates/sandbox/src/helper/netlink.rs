@@ -29,7 +29,10 @@ impl RouteSocket {
     pub(super) fn open() -> io::Result<Self> {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
         socket.bind_auto()?;
-        Ok(Self { socket, sequence: 0 })
+        Ok(Self {
+            socket,
+            sequence: 0,
+        })
     }
 
     /// Brings an interface up.
@@ -44,9 +47,18 @@ impl RouteSocket {
     /// Makes a bridge.
     pub(super) fn add_bridge(&mut self, name: &str) -> io::Result<()> {
         let mut message = LinkMessage::default();
-        message.attributes.push(LinkAttribute::IfName(name.to_owned()));
-        message.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)]));
-        self.change(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL)
+        message
+            .attributes
+            .push(LinkAttribute::IfName(name.to_owned()));
+        message
+            .attributes
+            .push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(
+                InfoKind::Bridge,
+            )]));
+        self.change(
+            RouteNetlinkMessage::NewLink(message),
+            NLM_F_CREATE | NLM_F_EXCL,
+        )
     }
 
     /// Makes a veth pair: `name` here, attached to the bridge `master`; `peer` in the namespace `peer_ns`.
@@ -58,22 +70,33 @@ impl RouteSocket {
         peer_ns: BorrowedFd<'_>,
     ) -> io::Result<()> {
         let mut other = LinkMessage::default();
-        other.attributes.push(LinkAttribute::IfName(peer.to_owned()));
-        other.attributes.push(LinkAttribute::NetNsFd(peer_ns.as_raw_fd()));
+        other
+            .attributes
+            .push(LinkAttribute::IfName(peer.to_owned()));
+        other
+            .attributes
+            .push(LinkAttribute::NetNsFd(peer_ns.as_raw_fd()));
         let mut message = LinkMessage::default();
-        message.attributes.push(LinkAttribute::IfName(name.to_owned()));
+        message
+            .attributes
+            .push(LinkAttribute::IfName(name.to_owned()));
         message.attributes.push(LinkAttribute::Controller(master));
         message.attributes.push(LinkAttribute::LinkInfo(vec![
             LinkInfo::Kind(InfoKind::Veth),
             LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(other))),
         ]));
-        self.change(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL)
+        self.change(
+            RouteNetlinkMessage::NewLink(message),
+            NLM_F_CREATE | NLM_F_EXCL,
+        )
     }
 
     /// The index of an interface.
     pub(super) fn index_of(&mut self, name: &str) -> io::Result<u32> {
         let mut message = LinkMessage::default();
-        message.attributes.push(LinkAttribute::IfName(name.to_owned()));
+        message
+            .attributes
+            .push(LinkAttribute::IfName(name.to_owned()));
         match self.ask(RouteNetlinkMessage::GetLink(message), NLM_F_REQUEST)? {
             NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => {
                 Ok(link.header.index)
@@ -94,9 +117,16 @@ impl RouteSocket {
         message.header.family = AddressFamily::Inet;
         message.header.prefix_len = prefix;
         message.header.index = index;
-        message.attributes.push(AddressAttribute::Address(IpAddr::V4(address)));
-        message.attributes.push(AddressAttribute::Local(IpAddr::V4(address)));
-        self.change(RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_EXCL)
+        message
+            .attributes
+            .push(AddressAttribute::Address(IpAddr::V4(address)));
+        message
+            .attributes
+            .push(AddressAttribute::Local(IpAddr::V4(address)));
+        self.change(
+            RouteNetlinkMessage::NewAddress(message),
+            NLM_F_CREATE | NLM_F_EXCL,
+        )
     }
 
     /// Sends everything else to `gateway`.
@@ -107,8 +137,13 @@ impl RouteSocket {
         message.header.protocol = RouteProtocol::Boot;
         message.header.scope = RouteScope::Universe;
         message.header.kind = RouteType::Unicast;
-        message.attributes.push(RouteAttribute::Gateway(RouteAddress::Inet(gateway)));
-        self.change(RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_EXCL)
+        message
+            .attributes
+            .push(RouteAttribute::Gateway(RouteAddress::Inet(gateway)));
+        self.change(
+            RouteNetlinkMessage::NewRoute(message),
+            NLM_F_CREATE | NLM_F_EXCL,
+        )
     }
 
     fn change(&mut self, message: RouteNetlinkMessage, flags: u16) -> io::Result<()> {

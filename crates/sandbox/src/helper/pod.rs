@@ -24,7 +24,14 @@ use crate::wire::Wire;
 pub(super) fn main(wire: Wire) -> i32 {
     // Its own session: an interrupt typed at a terminal is for smokegate, which then stops the pod.
     let _ = rustix::process::setsid();
-    let Ok(Some((Request { id, body: RequestBody::Pod(spec) }, _))) = wire.receive() else {
+    let Ok(Some((
+        Request {
+            id,
+            body: RequestBody::Pod(spec),
+        },
+        _,
+    ))) = wire.receive()
+    else {
         return 1;
     };
     if let Err(error) = enter_namespaces(&spec) {
@@ -49,7 +56,13 @@ pub(super) fn main(wire: Wire) -> i32 {
 }
 
 fn refuse(wire: &Wire, id: u64, error: HostError) -> i32 {
-    let _ = wire.send(&Message::Answer { id, body: Answer::HostFailed(error) }, &[]);
+    let _ = wire.send(
+        &Message::Answer {
+            id,
+            body: Answer::HostFailed(error),
+        },
+        &[],
+    );
     1
 }
 
@@ -65,7 +78,11 @@ fn enter_namespaces(spec: &PodSpec) -> Result<(), HostError> {
         | UnshareFlags::NEWUTS
         | UnshareFlags::NEWCGROUP;
     user_ns::unshare(flags).map_err(|error| {
-        HostError::new(Step::Namespaces, "unshare(CLONE_NEWNS|NEWNET|NEWPID|NEWIPC|NEWUTS|NEWCGROUP)", error)
+        HostError::new(
+            Step::Namespaces,
+            "unshare(CLONE_NEWNS|NEWNET|NEWPID|NEWIPC|NEWUTS|NEWCGROUP)",
+            error,
+        )
     })
 }
 
@@ -81,11 +98,29 @@ fn first_process(wire: Wire, id: u64, spec: &PodSpec) -> i32 {
         Ok(ready) => ready,
         Err(error) => return refuse(&wire, id, error),
     };
-    if wire.send(&Message::Answer { id, body: Answer::Ready }, &[]).is_err() {
+    if wire
+        .send(
+            &Message::Answer {
+                id,
+                body: Answer::Ready,
+            },
+            &[],
+        )
+        .is_err()
+    {
         return 0;
     }
     let filter = Filter::docker_default();
-    let mut pod = Pod { wire, spec, network, log, filter, containers: Vec::new(), processes: Vec::new(), next: 1 };
+    let mut pod = Pod {
+        wire,
+        spec,
+        network,
+        log,
+        filter,
+        containers: Vec::new(),
+        processes: Vec::new(),
+        next: 1,
+    };
     match pod.serve() {
         Ok(()) => 0,
         Err(_) => 1,
@@ -115,7 +150,9 @@ impl Pod<'_> {
     fn serve(&mut self) -> std::io::Result<()> {
         loop {
             if self.wait_for_something()? {
-                let Some((request, fds)) = self.wire.receive::<Request>()? else { return Ok(()) };
+                let Some((request, fds)) = self.wire.receive::<Request>()? else {
+                    return Ok(());
+                };
                 self.answer(request, fds)?;
             }
             self.reap()?;
@@ -125,7 +162,11 @@ impl Pod<'_> {
     /// Whether a request is there; else a process ended.
     fn wait_for_something(&self) -> std::io::Result<bool> {
         let mut waiting = vec![PollFd::new(&self.wire, PollFlags::IN)];
-        waiting.extend(self.processes.iter().map(|p| PollFd::new(&p.pidfd, PollFlags::IN)));
+        waiting.extend(
+            self.processes
+                .iter()
+                .map(|p| PollFd::new(&p.pidfd, PollFlags::IN)),
+        );
         match poll(&mut waiting, None) {
             Ok(_) | Err(Errno::INTR) => Ok(!waiting[0].revents().is_empty()),
             Err(errno) => Err(errno.into()),
@@ -140,7 +181,13 @@ impl Pod<'_> {
             };
             let process = self.processes.swap_remove(at).number;
             self.containers.retain(|container| container.pid != pid);
-            self.wire.send(&Message::Exited { process, status: exit_status(status) }, &[])?;
+            self.wire.send(
+                &Message::Exited {
+                    process,
+                    status: exit_status(status),
+                },
+                &[],
+            )?;
         }
         Ok(())
     }
@@ -159,12 +206,17 @@ impl Pod<'_> {
                             passed = Some(socket);
                             Answer::Connecting { address }
                         }
-                        Err(errno) => Answer::ConnectFailed { errno: errno.raw_os_error() },
+                        Err(errno) => Answer::ConnectFailed {
+                            errno: errno.raw_os_error(),
+                        },
                     }
                 }
             },
             RequestBody::Signal { container, signal } => {
-                match self.find(&container).and_then(|c| send_signal(c.pid, signal)) {
+                match self
+                    .find(&container)
+                    .and_then(|c| send_signal(c.pid, signal))
+                {
                     Some(delivery) => Answer::Signalled(delivery),
                     None => Answer::NoSuchContainer,
                 }
@@ -180,18 +232,37 @@ impl Pod<'_> {
             )),
         };
         let fds: Vec<_> = passed.iter().map(AsFd::as_fd).collect();
-        self.wire.send(&Message::Answer { id: request.id, body }, &fds)
+        self.wire.send(
+            &Message::Answer {
+                id: request.id,
+                body,
+            },
+            &fds,
+        )
     }
 
     fn find(&self, name: &str) -> Option<&Container> {
-        self.containers.iter().find(|container| container.name == name)
+        self.containers
+            .iter()
+            .find(|container| container.name == name)
     }
 
     fn start(&mut self, spec: ContainerSpec, fds: Vec<OwnedFd>) -> Answer {
-        let Some(stdio) = stdio(fds) else { return missing_descriptors() };
+        let Some(stdio) = stdio(fds) else {
+            return missing_descriptors();
+        };
         let isolation = self.spec.isolation;
-        let started = Container::start(spec, stdio, isolation, &mut self.network, &self.filter, &self.log);
-        match started.and_then(|container| Ok((self.track(container.pid, &container.pidfd)?, container))) {
+        let started = Container::start(
+            spec,
+            stdio,
+            isolation,
+            &mut self.network,
+            &self.filter,
+            &self.log,
+        );
+        match started
+            .and_then(|container| Ok((self.track(container.pid, &container.pidfd)?, container)))
+        {
             Ok((process, container)) => {
                 let started = Started {
                     address: container.network.address,
@@ -205,9 +276,16 @@ impl Pod<'_> {
     }
 
     fn exec(&mut self, spec: ExecSpec, fds: Vec<OwnedFd>) -> Answer {
-        let Some(stdio) = stdio(fds) else { return missing_descriptors() };
-        let Some(container) = self.find(&spec.container) else { return Answer::NoSuchContainer };
-        let started = Started { address: container.network.address, not_given: Vec::new() };
+        let Some(stdio) = stdio(fds) else {
+            return missing_descriptors();
+        };
+        let Some(container) = self.find(&spec.container) else {
+            return Answer::NoSuchContainer;
+        };
+        let started = Started {
+            address: container.network.address,
+            not_given: Vec::new(),
+        };
         let exec = container.exec(spec.args, stdio, self.spec.isolation, &self.log);
         match exec.and_then(|(pid, pidfd)| self.track(pid, &pidfd)) {
             Ok(process) => Answer::Started { process, started },
@@ -217,7 +295,11 @@ impl Pod<'_> {
 
     fn track(&mut self, pid: Pid, pidfd: &OwnedFd) -> Result<u64, StartError> {
         let pidfd = pidfd.try_clone().map_err(|error| {
-            StartError::Host(HostError::new(Step::Runtime, "fcntl(F_DUPFD_CLOEXEC)", error))
+            StartError::Host(HostError::new(
+                Step::Runtime,
+                "fcntl(F_DUPFD_CLOEXEC)",
+                error,
+            ))
         })?;
         let number = self.next;
         self.next += 1;
@@ -232,7 +314,9 @@ fn stdio(fds: Vec<OwnedFd>) -> Option<Stdio> {
 }
 
 fn missing_descriptors() -> Answer {
-    Answer::HostFailed(HostError::lost("a request came without its two descriptors"))
+    Answer::HostFailed(HostError::lost(
+        "a request came without its two descriptors",
+    ))
 }
 
 /// `None` when the process is not there any more.
@@ -251,7 +335,11 @@ fn delivery(pid: Pid, signal: i32) -> Delivery {
         u64::from_str_radix(mask.trim(), 16).ok()
     });
     let is_caught = caught.is_some_and(|mask| signal > 0 && (mask >> (signal - 1)) & 1 == 1);
-    if is_caught || signal == libc::SIGKILL { Delivery::Handled } else { Delivery::Ignored }
+    if is_caught || signal == libc::SIGKILL {
+        Delivery::Handled
+    } else {
+        Delivery::Ignored
+    }
 }
 
 fn exit_status(status: WaitStatus) -> ExitStatus {
@@ -296,7 +384,9 @@ impl RuntimeLog {
             .with_ansi(false)
             .with_writer(move || pipe.clone())
             .try_init();
-        Ok(Self { read: Arc::new(File::from(read)) })
+        Ok(Self {
+            read: Arc::new(File::from(read)),
+        })
     }
 
     pub(super) fn clear(&self) {
@@ -307,6 +397,9 @@ impl RuntimeLog {
     pub(super) fn take(&self) -> String {
         let mut bytes = Vec::new();
         let _ = (&*self.read).read_to_end(&mut bytes); // ends with EAGAIN
-        String::from_utf8_lossy(&bytes).lines().collect::<Vec<_>>().join("; ")
+        String::from_utf8_lossy(&bytes)
+            .lines()
+            .collect::<Vec<_>>()
+            .join("; ")
     }
 }

@@ -36,7 +36,15 @@ pub(super) fn enter(spec: &PodSpec) -> Result<(), HostError> {
     let safe = MountFlags::NOSUID | MountFlags::NODEV;
     mount("tmpfs", &root, "tmpfs", safe, c"mode=0755")
         .map_err(|errno| at(format!("mount(tmpfs on {})", root.display()))(errno.into()))?;
-    for name in ["store", "scratch", "proc", "sys", "dev", "run", "containers"] {
+    for name in [
+        "store",
+        "scratch",
+        "proc",
+        "sys",
+        "dev",
+        "run",
+        "containers",
+    ] {
         make_dir(&root.join(name))?;
     }
     for (from, name) in [(&spec.store, "store"), (&scratch, "scratch")] {
@@ -44,21 +52,42 @@ pub(super) fn enter(spec: &PodSpec) -> Result<(), HostError> {
             .map_err(|errno| at(format!("mount(bind {})", from.display()))(errno.into()))?;
     }
     for device in DEVICES {
-        let (from, to) = (Path::new("/dev").join(device), root.join("dev").join(device));
+        let (from, to) = (
+            Path::new("/dev").join(device),
+            root.join("dev").join(device),
+        );
         fs::write(&to, "").map_err(at(format!("open({})", to.display())))?;
         mount_bind(&from, &to)
             .map_err(|errno| at(format!("mount(bind {})", from.display()))(errno.into()))?;
     }
     // A fresh proc of the pod's pid namespace. Refused where the host's own /proc is partly covered, as in
     // a Docker container without `--security-opt systempaths=unconfined` (fs/namespace.c, mount_too_revealing).
-    mount("proc", root.join("proc"), "proc", safe | MountFlags::NOEXEC, None)
-        .map_err(|errno| HostError::new(Step::Proc, "mount(proc)", errno))?;
-    mount("sysfs", root.join("sys"), "sysfs", safe | MountFlags::NOEXEC, None)
-        .map_err(|errno| at("mount(sysfs)".into())(errno.into()))?;
+    mount(
+        "proc",
+        root.join("proc"),
+        "proc",
+        safe | MountFlags::NOEXEC,
+        None,
+    )
+    .map_err(|errno| HostError::new(Step::Proc, "mount(proc)", errno))?;
+    mount(
+        "sysfs",
+        root.join("sys"),
+        "sysfs",
+        safe | MountFlags::NOEXEC,
+        None,
+    )
+    .map_err(|errno| at("mount(sysfs)".into())(errno.into()))?;
     // An empty directory here makes libcontainer see a cgroup-v1 host without controllers: it then leaves
     // cgroups alone, on v1, v2 and undelegated hosts alike.
-    mount("tmpfs", root.join("sys/fs/cgroup"), "tmpfs", safe, c"mode=0755")
-        .map_err(|errno| at("mount(tmpfs on /sys/fs/cgroup)".into())(errno.into()))?;
+    mount(
+        "tmpfs",
+        root.join("sys/fs/cgroup"),
+        "tmpfs",
+        safe,
+        c"mode=0755",
+    )
+    .map_err(|errno| at("mount(tmpfs on /sys/fs/cgroup)".into())(errno.into()))?;
 
     std::env::set_current_dir(&root).map_err(at("chdir".into()))?;
     pivot_root(".", ".").map_err(|errno| at("pivot_root".into())(errno.into()))?;
@@ -72,15 +101,22 @@ pub(super) fn container_dir(name: &str) -> PathBuf {
     let flags = XattrFlags::empty();
     let tmpfs_keeps_marks =
         rustix::fs::setxattr(CONTAINERS, c"user.overlay.probe", b"y", flags).is_ok();
-    Path::new(if tmpfs_keeps_marks { CONTAINERS } else { SCRATCH }).join(name)
+    Path::new(if tmpfs_keeps_marks {
+        CONTAINERS
+    } else {
+        SCRATCH
+    })
+    .join(name)
 }
 
 /// Makes one directory of the pod's root; one that is there already is fine.
 pub(super) fn make_dir(path: &Path) -> Result<(), HostError> {
     match fs::create_dir(path) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-            Err(HostError::new(Step::Mounts, format!("mkdir({})", path.display()), error))
-        }
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(HostError::new(
+            Step::Mounts,
+            format!("mkdir({})", path.display()),
+            error,
+        )),
         _ => Ok(()),
     }
 }

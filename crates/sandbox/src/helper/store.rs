@@ -19,7 +19,14 @@ use crate::wire::Wire;
 /// Runs the store helper; the result is the process's exit code.
 pub(super) fn main(wire: Wire) -> i32 {
     let _ = rustix::process::setsid();
-    let Ok(Some((Request { id, body: RequestBody::Fill(request) }, fds))) = wire.receive() else {
+    let Ok(Some((
+        Request {
+            id,
+            body: RequestBody::Fill(request),
+        },
+        fds,
+    ))) = wire.receive()
+    else {
         return 1;
     };
     let body = match user_ns::enter_user_namespace(request.isolation) {
@@ -54,7 +61,9 @@ fn end_with_parent(wire: &Wire) -> Result<(), FillError> {
 
 fn fill(request: &FillRequest, fds: Vec<OwnedFd>) -> Result<Vec<bool>, FillError> {
     if fds.len() != request.layers.len() {
-        return Err(FillError::Host(HostError::lost("layers and descriptors differ in number")));
+        return Err(FillError::Host(HostError::lost(
+            "layers and descriptors differ in number",
+        )));
     }
     let files: Vec<Arc<File>> = fds.into_iter().map(|fd| Arc::new(File::from(fd))).collect();
     let store = open_store(&request.store)?;
@@ -63,11 +72,18 @@ fn fill(request: &FillRequest, fds: Vec<OwnedFd>) -> Result<Vec<bool>, FillError
         diff_id: layer.diff_id.clone(),
         size: layer.size,
     });
-    let plan = FillPlan { layers: layers.collect(), policy: policy(request.isolation) };
+    let plan = FillPlan {
+        layers: layers.collect(),
+        policy: policy(request.isolation),
+    };
     let open = |index: usize| -> std::io::Result<Box<dyn Read + Send>> {
         let layer = &request.layers[index];
         let file = Arc::clone(&files[index]);
-        let range = FileRange { file, offset: layer.offset, len: layer.size };
+        let range = FileRange {
+            file,
+            offset: layer.offset,
+            len: layer.size,
+        };
         let tar = LayerTar::new(
             Content::File(range),
             layer.digest.clone(),

@@ -39,10 +39,15 @@ pub(super) fn map_single_id(
     (inside_uid, outside_uid): (u32, u32),
     (inside_gid, outside_gid): (u32, u32),
 ) -> Result<(), (&'static str, io::Error)> {
-    let write = |file: &'static str, text: String| {
-        fs::write(file, text).map_err(|error| (file, error))
-    };
+    let write =
+        |file: &'static str, text: String| fs::write(file, text).map_err(|error| (file, error));
     write("/proc/self/setgroups", "deny".to_owned())?;
-    write("/proc/self/uid_map", format!("{inside_uid} {outside_uid} 1"))?;
-    write("/proc/self/gid_map", format!("{inside_gid} {outside_gid} 1"))
+    write(
+        "/proc/self/uid_map",
+        format!("{inside_uid} {outside_uid} 1"),
+    )?;
+    write(
+        "/proc/self/gid_map",
+        format!("{inside_gid} {outside_gid} 1"),
+    )
 }
