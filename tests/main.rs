@@ -3,10 +3,11 @@
 //! The name of a test says who runs it: `root_` and `rootless_` run containers as root and as a user without
 //! subuid range, `registry_real_` starts Debian's docker-registry, `cli_` runs neither.
 
-mod cli;
 mod cleanup;
+mod cli;
 mod container;
 mod failures;
 mod host;
 mod ship;
 mod sources;
+mod subuid;

@@ -98,7 +98,7 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "PROGRAM")]
     pub(crate) entrypoint: Option<String>,
     /// Run at this isolation level [default: the best this host allows]
-    #[arg(long, value_name = "root|single")]
+    #[arg(long, value_name = "root|subuid|single")]
     pub(crate) isolation: Option<Isolation>,
     /// Directory for the receipt, the summary and the logs
     #[arg(long, value_name = "DIR", default_value = "smokegate-report")]

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use smokegate_gate::{Cleared, GatePlan, RunEnvironment, Verdict};
 use smokegate_image::{Compression, Image, ImageSource, OpenOptions};
 use smokegate_registry::{Publisher, PushReport, Target};
-use smokegate_sandbox::Isolation;
+use smokegate_sandbox::IdMap;
 use tokio::sync::mpsc;
 
 use crate::args::Compress;
@@ -66,7 +66,7 @@ pub(crate) async fn compress(
 pub(crate) struct GateSettings {
     pub(crate) store: PathBuf,
     pub(crate) report_dir: PathBuf,
-    pub(crate) isolation: Isolation,
+    pub(crate) id_map: IdMap,
 }
 
 /// Runs every variant.
@@ -88,10 +88,10 @@ pub(crate) async fn gate(
                 store: store.clone(),
                 run_dir: run_dir.path(),
                 log_dir: settings.report_dir.join("logs"),
-                isolation: settings.isolation,
+                id_map: settings.id_map.clone(),
                 limits: *image.limits(),
             };
-            printer.step(format!("isolation: {}", settings.isolation));
+            printer.step(format!("isolation: {}", settings.id_map.isolation()));
             let (sender, mut events) = mpsc::unbounded_channel();
             let show = async {
                 while let Some(event) = events.recv().await {

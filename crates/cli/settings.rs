@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use smokegate_gate::GateRequest;
 use smokegate_image::OpenOptions;
 use smokegate_registry::{CredentialEnvironment, RegistryOptions};
-use smokegate_sandbox::Isolation;
+use smokegate_sandbox::{IdMap, Unavailable};
 
 use crate::args::{CommonArgs, PublishArgs, RunArgs, SourceArgs};
+use crate::exit_code::ExitStatus;
 use crate::failure::Failure;
 
 /// The gate file of a later version; running without what it asks for would be a false pass.
@@ -106,18 +107,32 @@ fn variable(entry: &str) -> Result<Option<String>, String> {
     }
 }
 
-/// The isolation level of a run.
-pub(crate) fn isolation(run: &RunArgs) -> Result<Isolation, Failure> {
-    let best = Isolation::best();
-    match run.isolation {
-        Some(Isolation::Root) if best != Isolation::Root => Err(Failure::new(
-            crate::exit_code::ExitStatus::Host,
-            "isolation level `root` needs root with CAP_SYS_ADMIN, which this process does not have",
-        )
-        .hint("run smokegate as root, or leave --isolation out")),
-        Some(level) => Ok(level),
-        None => Ok(best),
-    }
+/// The isolation level of a run, and what maps its ids.
+pub(crate) fn id_map(run: &RunArgs) -> Result<IdMap, Failure> {
+    let Some(level) = run.isolation else {
+        return Ok(best_id_map());
+    };
+    IdMap::at(level, &search_path()).map_err(|unavailable| {
+        let hint = match unavailable {
+            Unavailable::NotPrivileged => "run smokegate as root, or leave --isolation out",
+            Unavailable::NoProgram(_) => {
+                "install the package uidmap (shadow-utils), or leave --isolation out"
+            }
+            Unavailable::NoRange(_) => {
+                "sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER, or leave --isolation out"
+            }
+        };
+        Failure::new(ExitStatus::Host, unavailable.to_string()).hint(hint)
+    })
+}
+
+/// The best id map that this process can have.
+pub(crate) fn best_id_map() -> IdMap {
+    IdMap::best(&search_path())
+}
+
+fn search_path() -> OsString {
+    env::var_os("PATH").unwrap_or_default()
 }
 
 /// How registries are reached.

@@ -1,7 +1,7 @@
 //! `smokegate cache`: the layer store.
 
 use serde_json::json;
-use smokegate_rootfs::{LayerStore, ListedLayer};
+use smokegate_rootfs::ListedLayer;
 
 use crate::args::{CacheCommand, CommonArgs, Format};
 use crate::exit_code::ExitStatus;
@@ -10,7 +10,7 @@ use crate::printer::Printer;
 use crate::report::progress::size;
 use crate::settings;
 
-pub(crate) fn run(
+pub(crate) async fn run(
     command: &CacheCommand,
     common: &CommonArgs,
     printer: Printer,
@@ -23,12 +23,14 @@ pub(crate) fn run(
         ));
         return Ok(ExitStatus::Success);
     }
-    let failed = |error| Failure::from(smokegate_sandbox::FillError::from(error));
-    let store: LayerStore = smokegate_sandbox::open_store(&root).map_err(failed)?;
     let (layers, verb) = match command {
-        CacheCommand::List => (store.list().map_err(failed)?, "in the store"),
+        CacheCommand::List => (smokegate_sandbox::list_store(&root)?, "in the store"),
         CacheCommand::Prune { older_than } => {
-            (store.prune(*older_than).map_err(failed)?, "removed")
+            let id_map = settings::best_id_map();
+            (
+                smokegate_sandbox::prune_store(&root, &id_map, *older_than).await?,
+                "removed",
+            )
         }
     };
     let bytes: u64 = layers.iter().map(|layer| layer.bytes).sum();

@@ -78,7 +78,7 @@ async fn run(arguments: Arguments, printer: Printer) -> ExitStatus {
         Command::Gate(args) => gate::run(args, &common, printer).await,
         Command::Push(args) => push::run(args, &common, printer).await,
         Command::Inspect(args) => inspect::run(args, &common, printer).await,
-        Command::Cache(command) => cache::run(&command, &common, printer),
+        Command::Cache(command) => cache::run(&command, &common, printer).await,
     };
     match result {
         Ok(status) => status,

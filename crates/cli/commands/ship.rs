@@ -24,7 +24,7 @@ pub(crate) async fn run(
     let settings = GateSettings {
         store: settings::store(common)?,
         report_dir: args.run.report_dir.clone(),
-        isolation: settings::isolation(&args.run)?,
+        id_map: settings::id_map(&args.run)?,
     };
     let named = args.source.image.to_string();
     let options = settings::open_options(&args.source);

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use smokegate_image::{Image, Limits};
 use smokegate_sandbox::{
-    ContainerSpec, Delivery, FillError, FilledLayer, HostError, Isolation, PodSpec, Process,
-    Sandbox, SandboxError, StartError, StoreRequest, fill_store,
+    ContainerSpec, Delivery, FillError, FilledLayer, HostError, IdMap, PodSpec, Process, Sandbox,
+    SandboxError, StartError, StoreRequest, fill_store,
 };
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -33,8 +33,8 @@ pub struct RunEnvironment {
     pub run_dir: PathBuf,
     /// Where `<variant>/<container>.log` files go.
     pub log_dir: PathBuf,
-    /// The isolation level.
-    pub isolation: Isolation,
+    /// The isolation level and what maps its ids.
+    pub id_map: IdMap,
     /// What a layer may cost.
     pub limits: Limits,
 }
@@ -55,7 +55,7 @@ pub async fn run(
     let selected = image.selected();
     let layers = fill_store(StoreRequest {
         store: environment.store.clone(),
-        isolation: environment.isolation,
+        id_map: &environment.id_map,
         image: selected,
         limits: environment.limits,
     })
@@ -96,7 +96,7 @@ pub async fn run(
         image: image.digest().clone(),
         manifest: selected.manifest.clone(),
         platform: selected.platform.clone(),
-        isolation: environment.isolation,
+        isolation: environment.id_map.isolation(),
         not_tested,
         variants,
         layers: filled,
@@ -190,11 +190,15 @@ impl Variant<'_> {
         let (log, ends) = capture.map_err(|error| host(store_error("open(log file)", error)))?;
 
         let pod = PodSpec {
-            isolation: self.environment.isolation,
+            isolation: self.environment.id_map.isolation(),
             store: self.environment.store.clone(),
             run_dir,
         };
-        let sandbox = Arc::new(Sandbox::launch(pod).await.map_err(host)?);
+        let sandbox = Arc::new(
+            Sandbox::launch(pod, &self.environment.id_map)
+                .await
+                .map_err(host)?,
+        );
         progress.timings.sandbox = Some(began.elapsed());
         let starting = Instant::now();
         let process = match sandbox

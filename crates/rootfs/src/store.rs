@@ -21,6 +21,7 @@ use rustix::fs::{
     syncfs, utimensat,
 };
 use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
 use smokegate_image::{ChainId, DiffId, LayerDigest};
 
 use crate::mark::{self, Mark};
@@ -57,7 +58,7 @@ pub struct StoredLayer {
 }
 
 /// One line of `cache list`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ListedLayer {
     /// The layer applied on all below it.
     pub chain_id: ChainId,
@@ -113,6 +114,16 @@ impl LayerStore {
             .map_err(failed)?;
         let dir = openat(CWD, root, read_only() - OFlags::NOFOLLOW, Mode::empty())
             .map_err(|errno| failed(errno.into()))?;
+        // Whoever owns a store decides what is run from it: root must not take layers that another user laid
+        // there, and what root laid there another user could not remove.
+        let owner = fstat(&dir).map_err(|errno| failed(errno.into()))?.st_uid;
+        let own = rustix::process::geteuid().as_raw();
+        if owner != own {
+            return Err(failed(io::Error::new(
+                io::ErrorKind::PermissionDenied,
+                format!("it belongs to user {owner}, and this is user {own}"),
+            )));
+        }
         let store = Self {
             root: root.to_owned(),
             dir,

@@ -1,4 +1,4 @@
-//! The isolation levels, from best to least, and which one this process can have.
+//! The isolation levels, from least to best.
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,25 +13,23 @@ use rustix::thread::CapabilitySet;
 pub enum Isolation {
     /// One id: the container's own user is the caller. Needs nothing but user namespaces.
     Single,
+    /// The caller's subordinate ids: every id that images use, without root.
+    Subuid,
     /// The real root of this host (or of the user namespace smokegate was started in): every id.
     Root,
 }
 
 impl Isolation {
-    /// The best level this process can have: root with CAP_SYS_ADMIN, else a single id.
-    pub fn best() -> Self {
-        let privileged = rustix::thread::capabilities(None)
+    /// Whether this process is root with the capability to make namespaces and mounts.
+    pub(crate) fn is_privileged() -> bool {
+        let capable = rustix::thread::capabilities(None)
             .is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_ADMIN));
-        if rustix::process::geteuid().is_root() && privileged {
-            Self::Root
-        } else {
-            Self::Single
-        }
+        rustix::process::geteuid().is_root() && capable
     }
 
-    /// Whether layers keep the owners they record at this level.
-    pub fn keeps_owners(self) -> bool {
-        self == Self::Root
+    /// Whether every id an image uses exists at this level, so that layers keep the owners they record.
+    pub fn has_all_ids(self) -> bool {
+        self != Self::Single
     }
 }
 
@@ -39,6 +37,7 @@ impl fmt::Display for Isolation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Single => "single",
+            Self::Subuid => "subuid",
             Self::Root => "root",
         })
     }
@@ -50,9 +49,10 @@ impl FromStr for Isolation {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text {
             "single" => Ok(Self::Single),
+            "subuid" => Ok(Self::Subuid),
             "root" => Ok(Self::Root),
             _ => Err(format!(
-                "`{text}` is not an isolation level: use `root` or `single`"
+                "`{text}` is not an isolation level: use `root`, `subuid` or `single`"
             )),
         }
     }

@@ -13,6 +13,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::error::{HostError, SandboxError, Step};
 use crate::helper::POD_ROLE;
+use crate::id_map::IdMap;
 use crate::pod::{ContainerSpec, Delivery, ExecSpec, ExitStatus, Listener, PodSpec, Started};
 use crate::protocol::{Answer, Message, Request, RequestBody};
 use crate::sealed;
@@ -26,13 +27,14 @@ pub(crate) struct Helper {
     wire: Wire,
     child: Child,
     stderr: Option<JoinHandle<String>>,
+    id_map: IdMap,
 }
 
 impl Helper {
     /// Re-executes this program in `role`, with an empty environment and the control socket as its input.
     ///
     /// Must be called on a thread that lives as long as the helper: its death signal follows the thread.
-    pub(crate) fn spawn(role: &str) -> Result<Self, HostError> {
+    pub(crate) fn spawn(role: &str, id_map: &IdMap) -> Result<Self, HostError> {
         let (ours, theirs) =
             Wire::pair().map_err(|e| HostError::new(Step::Spawn, "socketpair", e))?;
         let program =
@@ -57,6 +59,7 @@ impl Helper {
             wire: ours,
             child,
             stderr,
+            id_map: id_map.clone(),
         })
     }
 
@@ -64,6 +67,18 @@ impl Helper {
     pub(crate) fn control(&self) -> Result<Wire, HostError> {
         let failed = |error| HostError::new(Step::Spawn, "fcntl(F_DUPFD_CLOEXEC)", error);
         self.wire.try_clone().map_err(failed)
+    }
+
+    /// Maps the ids of the helper, which waits for it in its user namespace.
+    pub(crate) fn map_ids(&self) -> Result<(), HostError> {
+        self.id_map.write(self.child.id())?;
+        let mapped = Request {
+            id: 0,
+            body: RequestBody::IdsMapped,
+        };
+        self.wire
+            .send(&mapped, &[])
+            .map_err(|error| HostError::lost(error.to_string()))
     }
 
     /// Waits for the helper's end, which it has announced.
@@ -140,8 +155,8 @@ impl Sandbox {
     ///
     /// # Errors
     /// [`HostError`], which names the refused step; nothing is left behind but `run_dir`'s subdirectories.
-    pub async fn launch(spec: PodSpec) -> Result<Self, HostError> {
-        let mut helper = Helper::spawn(POD_ROLE)?;
+    pub async fn launch(spec: PodSpec, id_map: &IdMap) -> Result<Self, HostError> {
+        let mut helper = Helper::spawn(POD_ROLE, id_map)?;
         let wire = helper.control()?;
         let shared = Arc::new(Shared {
             wire,
@@ -330,14 +345,21 @@ impl Shared {
                         let _ = waiting.send((body, fds));
                     }
                 }
+                Message::MapIds => {
+                    if let Err(error) = helper.map_ids() {
+                        state.lost = Some(error);
+                        break;
+                    }
+                }
                 Message::Exited { process, status } => {
                     state.exit_of(process).send_replace(Some(status));
                 }
             }
         }
+        let _ = rustix::net::shutdown(&self.wire, rustix::net::Shutdown::Both);
         let epitaph = helper.epitaph();
         let mut state = self.lock();
-        state.lost = Some(epitaph);
+        state.lost.get_or_insert(epitaph);
         state.waiting.clear();
         state.exits.clear();
     }

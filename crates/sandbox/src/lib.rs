@@ -7,6 +7,7 @@
 mod capabilities;
 mod error;
 mod helper;
+mod id_map;
 mod isolation;
 mod launcher;
 mod pod;
@@ -20,7 +21,8 @@ mod wire;
 
 pub use error::{FillError, HostError, SandboxError, StartError, Step, errno_text};
 pub use helper::run_if_helper;
+pub use id_map::{IdMap, SubordinateIds, Unavailable};
 pub use isolation::Isolation;
 pub use launcher::{Process, Sandbox};
 pub use pod::{ContainerSpec, Delivery, ExecSpec, ExitStatus, Listener, PodSpec, Started};
-pub use store::{FilledLayer, FilledStore, StoreRequest, fill_store, open_store};
+pub use store::{FilledLayer, FilledStore, StoreRequest, fill_store, list_store, prune_store};

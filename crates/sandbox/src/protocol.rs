@@ -2,6 +2,7 @@
 
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use smokegate_image::{Compression, DiffId, LayerDigest, Limits};
@@ -30,6 +31,10 @@ pub(crate) enum RequestBody {
     Connect { container: String, port: u16 },
     /// Send a signal to a container's first process.
     Signal { container: String, signal: i32 },
+    /// The helper's ids are mapped.
+    IdsMapped,
+    /// Remove layers of the store that nobody uses; the only message to a store helper that prunes.
+    Prune(PruneRequest),
     /// Say what listens in a container's network namespace.
     Listeners { container: String },
 }
@@ -54,11 +59,21 @@ pub(crate) struct LayerSource {
     pub(crate) compression: Compression,
 }
 
+/// Prune the layer store.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct PruneRequest {
+    pub(crate) store: PathBuf,
+    pub(crate) isolation: crate::Isolation,
+    pub(crate) older_than: Option<Duration>,
+}
+
 /// From the helper.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Message {
     /// The answer to a request; a `Connected` carries the socket.
     Answer { id: u64, body: Answer },
+    /// The helper is in its user namespace and waits for its ids.
+    MapIds,
     /// A container or exec'd process ended.
     Exited { process: u64, status: ExitStatus },
 }
@@ -71,6 +86,8 @@ pub(crate) enum Answer {
         cached: Vec<bool>,
     },
     FillFailed(crate::error::FillError),
+    /// What was removed.
+    Pruned(Vec<smokegate_rootfs::ListedLayer>),
     HostFailed(HostError),
     /// `process` is what `Exited` will name.
     Started {

@@ -5,18 +5,23 @@
 //! the pod's helper it may have threads.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::MemfdFlags;
 use smokegate_image::{Content, LayerDigest, Limits, PlatformImage};
-use smokegate_rootfs::{FillLayer, FillPlan, LayerStore, Owners, Policy, StoredLayer, Unkept};
+use smokegate_rootfs::{
+    FillLayer, FillPlan, LayerStore, ListedLayer, Owners, Policy, StoredLayer, Unkept,
+};
 
 use crate::error::{FillError, HostError, Step};
 use crate::helper::STORE_ROLE;
+use crate::id_map::IdMap;
 use crate::isolation::Isolation;
 use crate::launcher::Helper;
-use crate::protocol::{Answer, FillRequest, LayerSource, Message, Request, RequestBody};
+use crate::protocol::{
+    Answer, FillRequest, LayerSource, Message, PruneRequest, Request, RequestBody,
+};
 
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
@@ -26,7 +31,7 @@ pub struct StoreRequest<'a> {
     /// Root of the store.
     pub store: PathBuf,
     /// The id map that containers will have.
-    pub isolation: Isolation,
+    pub id_map: &'a IdMap,
     /// Whose layers.
     pub image: &'a PlatformImage,
     /// What a layer may cost.
@@ -60,17 +65,13 @@ impl FilledStore {
     }
 }
 
-/// Opens the layer store as every run does.
-///
-/// # Errors
-/// What could not be made or opened.
-pub fn open_store(root: &std::path::Path) -> Result<LayerStore, smokegate_rootfs::Error> {
+pub(crate) fn open_store(root: &std::path::Path) -> Result<LayerStore, smokegate_rootfs::Error> {
     let boot_id = std::fs::read_to_string(BOOT_ID).unwrap_or_default();
     LayerStore::open(root, boot_id.trim())
 }
 
 pub(crate) fn policy(isolation: Isolation) -> Policy {
-    let owners = if isolation.keeps_owners() {
+    let owners = if isolation.has_all_ids() {
         Owners::Keep
     } else {
         Owners::Ignore
@@ -94,7 +95,7 @@ pub async fn fill_store(request: StoreRequest<'_>) -> Result<FilledStore, FillEr
     });
     let plan = FillPlan {
         layers: layers.collect(),
-        policy: policy(request.isolation),
+        policy: policy(request.id_map.isolation()),
     };
     if let Some(held) = store.find(&plan).map_err(FillError::from)? {
         let layers = held
@@ -155,7 +156,7 @@ fn describe(request: &StoreRequest<'_>, layer: &StoredLayer, cached: bool) -> Fi
 /// Has a helper fill the store; which layers were there before.
 async fn unpack(request: &StoreRequest<'_>) -> Result<Vec<bool>, FillError> {
     let host = |call: &str, error| FillError::Host(HostError::new(Step::Store, call, error));
-    let mut files: Vec<Arc<OwnedFd>> = Vec::new();
+    let mut files: Vec<OwnedFd> = Vec::new();
     let mut sources = Vec::new();
     for layer in &request.image.layers {
         let (file, offset) = match layer.blob.content() {
@@ -174,7 +175,7 @@ async fn unpack(request: &StoreRequest<'_>) -> Result<Vec<bool>, FillError> {
                 (file.into(), 0)
             }
         };
-        files.push(Arc::new(file));
+        files.push(file);
         sources.push(LayerSource {
             diff_id: layer.diff_id.clone(),
             digest: LayerDigest(layer.blob.digest().clone()),
@@ -185,35 +186,89 @@ async fn unpack(request: &StoreRequest<'_>) -> Result<Vec<bool>, FillError> {
     }
     let body = RequestBody::Fill(FillRequest {
         store: request.store.clone(),
-        isolation: request.isolation,
+        isolation: request.id_map.isolation(),
         layers: sources,
         limits: request.limits,
     });
-    let mut helper = Helper::spawn(STORE_ROLE).map_err(FillError::Host)?;
+    match ask_helper(body, files, request.id_map).await? {
+        Answer::Filled { cached } => Ok(cached),
+        Answer::FillFailed(error) => Err(error),
+        answer => Err(unexpected(&answer)),
+    }
+}
+
+/// The complete layers of a store.
+///
+/// # Errors
+/// [`FillError::Host`]: what could not be read.
+pub fn list_store(store: &Path) -> Result<Vec<ListedLayer>, FillError> {
+    Ok(open_store(store)?.list()?)
+}
+
+/// Removes the layers that no run uses and, if given, that none used for `older_than`. Answers what it removed.
+///
+/// Files of subordinate ids can be removed only where those ids are mapped: by a helper.
+///
+/// # Errors
+/// [`FillError::Host`]: what could not be removed.
+pub async fn prune_store(
+    store: &Path,
+    id_map: &IdMap,
+    older_than: Option<Duration>,
+) -> Result<Vec<ListedLayer>, FillError> {
+    let IdMap::Subordinate(_) = id_map else {
+        return Ok(open_store(store)?.prune(older_than)?);
+    };
+    let body = RequestBody::Prune(PruneRequest {
+        store: store.to_owned(),
+        isolation: id_map.isolation(),
+        older_than,
+    });
+    match ask_helper(body, Vec::new(), id_map).await? {
+        Answer::Pruned(layers) => Ok(layers),
+        Answer::FillFailed(error) => Err(error),
+        answer => Err(unexpected(&answer)),
+    }
+}
+
+/// Has a store helper do one thing.
+async fn ask_helper(
+    body: RequestBody,
+    files: Vec<OwnedFd>,
+    id_map: &IdMap,
+) -> Result<Answer, FillError> {
+    let mut helper = Helper::spawn(STORE_ROLE, id_map).map_err(FillError::Host)?;
     let control = helper.control().map_err(FillError::Host)?;
     // Dropping this future (an interrupt) ends the helper: it watches the socket.
-    let _ends_helper = EndsHelper(control.try_clone().map_err(|e| host("dup", e))?);
+    let _ends_helper = EndsHelper(helper.control().map_err(FillError::Host)?);
     let answer = tokio::task::spawn_blocking(move || {
-        let fds: Vec<BorrowedFd<'_>> = files.iter().map(|file| file.as_fd()).collect();
+        let fds: Vec<BorrowedFd<'_>> = files.iter().map(AsFd::as_fd).collect();
         // A helper that ended early is noticed by the receive.
         let _ = control.send(&Request { id: 0, body }, &fds);
-        match control.receive::<Message>() {
-            Ok(Some((Message::Answer { body, .. }, _))) => {
-                helper.wait();
-                body
+        loop {
+            match control.receive::<Message>() {
+                Ok(Some((Message::MapIds, _))) => {
+                    if let Err(error) = helper.map_ids() {
+                        return Answer::HostFailed(error);
+                    }
+                }
+                Ok(Some((Message::Answer { body, .. }, _))) => {
+                    helper.wait();
+                    return body;
+                }
+                _ => return Answer::HostFailed(helper.epitaph()),
             }
-            _ => Answer::HostFailed(helper.epitaph()),
         }
     });
     match answer.await {
-        Ok(Answer::Filled { cached }) => Ok(cached),
-        Ok(Answer::FillFailed(error)) => Err(error),
         Ok(Answer::HostFailed(error)) => Err(FillError::Host(error)),
-        Ok(answer) => Err(FillError::Host(HostError::lost(format!(
-            "an unexpected answer: {answer:?}"
-        )))),
+        Ok(answer) => Ok(answer),
         Err(error) => Err(FillError::Host(HostError::lost(error.to_string()))),
     }
+}
+
+fn unexpected(answer: &Answer) -> FillError {
+    FillError::Host(HostError::lost(format!("an unexpected answer: {answer:?}")))
 }
 
 struct EndsHelper(crate::wire::Wire);

@@ -1,7 +1,8 @@
 //! Every container under test: one static program that behaves as its words say.
 //!
 //! A word that only sets something up (`ignore-term`, `spawn-orphan`, `fork-bomb N`, `print TEXT`) is followed by
-//! what to do next, so `ignore-term spawn-orphan serve --port 9000` reads as it runs.
+//! what to do next, so `ignore-term spawn-orphan serve --port 9000` reads as it runs. `then` begins the next thing
+//! to do after one that ends: `try cat /a then id then exit 3`.
 
 use std::collections::VecDeque;
 use std::env;
@@ -9,11 +10,14 @@ use std::ffi::OsString;
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{self, Command};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -31,18 +35,40 @@ const RLIMIT_CPU: i32 = 0;
 unsafe extern "C" {
     fn signal(number: i32, handler: usize) -> usize;
     fn kill(pid: i32, number: i32) -> i32;
-    fn prctl(option: i32, argument: u64) -> i32;
+    fn prctl(option: i32, ...) -> i32;
     fn setrlimit(resource: i32, limit: *const [u64; 2]) -> i32;
     fn sync();
     fn _exit(code: i32) -> !;
+    fn dup2(old: i32, new: i32) -> i32;
+    fn syscall(number: i64, ...) -> i64;
+}
+
+/// The signals that were ignored when the program started, as the mask SigIgn of proc(5). Taken before `main`, as
+/// Rust's own start-up ignores SIGPIPE.
+static IGNORED_AT_START: AtomicU64 = AtomicU64::new(0);
+
+#[used]
+#[unsafe(link_section = ".init_array")]
+static BEFORE_MAIN: extern "C" fn() = note_ignored_signals;
+
+extern "C" fn note_ignored_signals() {
+    for number in 1..32 {
+        // SIGKILL and SIGSTOP answer SIG_ERR.
+        let was = unsafe { signal(number, SIG_DFL) };
+        if was == SIG_IGN {
+            unsafe { signal(number, SIG_IGN) };
+            IGNORED_AT_START.fetch_or(1 << (number - 1), Ordering::Relaxed);
+        }
+    }
 }
 
 fn main() {
-    // Rust ignores SIGPIPE; a container's program does not.
-    let words: VecDeque<String> = env::args_os().skip(1).map(lossless).collect();
-    if let Err(error) = run(words) {
-        eprintln!("probe-target: {error}");
-        process::exit(1);
+    let words: Vec<String> = env::args_os().skip(1).map(lossless).collect();
+    for part in words.split(|word| word == "then") {
+        if let Err(error) = run(part.to_vec().into()) {
+            eprintln!("probe-target: {error}");
+            process::exit(1);
+        }
     }
 }
 
@@ -88,7 +114,16 @@ fn run(words: VecDeque<String>) -> io::Result<()> {
             }
             "print" => println!("{}", words.next("text")?),
             "sleep-then" => pause(&words.next("seconds")?)?,
+            "into" => divert(&words.next("file")?)?,
+            "wait-for" => wait_for(Path::new(&words.next("file")?)),
 
+            "try" => {
+                let answer = run(std::mem::take(&mut words.0));
+                return match answer {
+                    Ok(()) => print("succeeded\n"),
+                    Err(error) => print(&format!("refused: {error}\n")),
+                };
+            }
             "serve" => return serve(words, Manner::Steady),
             "flap" => return serve(words, Manner::Flapping),
             "half-close-echo" => return half_close_echo(words),
@@ -129,6 +164,31 @@ fn run(words: VecDeque<String>) -> io::Result<()> {
             }
             "stat" => return stat(&words.next("path")?),
             "ls" => return list(&words.next("path")?),
+            "link" => return print(&format!("{}\n", fs::read_link(words.next("path")?)?.display())),
+            "rename" => return fs::rename(words.next("file")?, words.next("new name")?),
+            "grep" => {
+                let text = words.next("text")?;
+                let content = fs::read_to_string(words.next("file")?)?;
+                let lines = content.lines().filter(|line| line.contains(&text));
+                return print(&lines.map(|line| format!("{line}\n")).collect::<String>());
+            }
+            "bytes" => return first_bytes(words.number("how many")?, &words.next("file")?),
+            "descriptors" => return descriptors(),
+            "ignored-signals" => {
+                let mask = IGNORED_AT_START.load(Ordering::Relaxed);
+                return print(&format!("{mask:016x}\n"));
+            }
+            "forbidden-calls" => return forbidden_calls(),
+
+            // Words for the host's side of a test: a kernel that says no.
+            "refuse-unshare" => {
+                let flags = words.number("flags")?;
+                return refuse(Refused::Unshare(flags as u32), words);
+            }
+            "refuse-write-of" => {
+                let length = words.number("length")?;
+                return refuse(Refused::Write(length as u32), words);
+            }
             other => return Err(io::Error::other(format!("unknown word `{other}`"))),
         }
     }
@@ -280,6 +340,129 @@ fn list(path: &str) -> io::Result<()> {
     )
 }
 
+/// Standard output goes into a file from here on.
+fn divert(file: &str) -> io::Result<()> {
+    let file = fs::File::create(file)?;
+    match unsafe { dup2(file.as_raw_fd(), 1) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
+fn wait_for(file: &Path) {
+    while !file.exists() {
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn first_bytes(count: u64, file: &str) -> io::Result<()> {
+    let mut bytes = Vec::new();
+    fs::File::open(file)?.take(count).read_to_end(&mut bytes)?;
+    print(&(bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>() + "\n"))
+}
+
+/// Every open descriptor but the one that this takes.
+fn descriptors() -> io::Result<()> {
+    let own = format!("/proc/{}/fd", process::id());
+    let mut lines = Vec::new();
+    for entry in fs::read_dir("/proc/self/fd")? {
+        let entry = entry?;
+        let target = fs::read_link(entry.path())?;
+        if target != Path::new(&own) {
+            let number = lossless(entry.file_name());
+            lines.push(format!("{number} {}\n", target.display()));
+        }
+    }
+    lines.sort();
+    print(&lines.concat())
+}
+
+/// Calls that Docker's seccomp profile refuses although some of them need no capability.
+fn forbidden_calls() -> io::Result<()> {
+    const NEW_USER: u64 = 0x1000_0000;
+    const AF_VSOCK: u64 = 40;
+    // keyctl(KEYCTL_GET_KEYRING_ID, KEY_SPEC_SESSION_KEYRING, 0)
+    let session = [0, -3_i64 as u64, 0];
+    #[cfg(target_arch = "x86_64")]
+    let calls = [
+        ("mount", 165, [0; 3]),
+        ("bpf", 321, [0; 3]),
+        ("keyctl", 250, session),
+        ("unshare", 272, [NEW_USER, 0, 0]),
+        ("clone3", 435, [0; 3]),
+        ("socket", 41, [AF_VSOCK, 1, 0]),
+        ("io_uring_setup", 425, [0; 3]),
+    ];
+    #[cfg(target_arch = "aarch64")]
+    let calls = [
+        ("mount", 40, [0; 3]),
+        ("bpf", 280, [0; 3]),
+        ("keyctl", 219, session),
+        ("unshare", 97, [NEW_USER, 0, 0]),
+        ("clone3", 435, [0; 3]),
+        ("socket", 198, [AF_VSOCK, 1, 0]),
+        ("io_uring_setup", 425, [0; 3]),
+    ];
+    for (name, number, [first, second, third]) in calls {
+        let zero = 0_u64;
+        let answer = unsafe { syscall(number, first, second, third, zero, zero, zero) };
+        let error = io::Error::last_os_error().raw_os_error().unwrap_or(0);
+        let errno = if answer == -1 { error } else { 0 };
+        print(&format!("{name} {errno}\n"))?;
+    }
+    Ok(())
+}
+
+enum Refused {
+    /// unshare(2) with any of these flags.
+    Unshare(u32),
+    /// write(2) of exactly so many bytes.
+    Write(u32),
+}
+
+/// Runs the program that follows under a filter that answers a call with EPERM, as a container's seccomp profile
+/// or AppArmor does (seccomp(2)).
+fn refuse(refused: Refused, mut words: Words) -> io::Result<()> {
+    const PR_SET_NO_NEW_PRIVS: i32 = 38;
+    const SET_MODE_FILTER: u64 = 1;
+    let (load, jump_equal, jump_any, answer) = (0x20, 0x15, 0x45, 0x06);
+    let (allow, refuse_with_eperm) = (0x7fff_0000, 0x0005_0001);
+    #[cfg(target_arch = "x86_64")]
+    let (unshare, write, seccomp) = (272, 1, 317);
+    #[cfg(target_arch = "aarch64")]
+    let (unshare, write, seccomp) = (97, 64, 277);
+    let (number, argument, jump, value) = match refused {
+        Refused::Unshare(flags) => (unshare, 0, jump_any, flags),
+        Refused::Write(length) => (write, 2, jump_equal, length),
+    };
+    // struct sock_filter and struct sock_fprog (linux/filter.h); seccomp_data has the number at 0 and the
+    // arguments, 64 bits each, from 16 on.
+    #[repr(C)]
+    struct Instruction(u16, u8, u8, u32);
+    #[repr(C)]
+    struct Program(u16, *const Instruction);
+    let instructions = [
+        Instruction(load, 0, 0, 0),
+        Instruction(jump_equal, 0, 3, number),
+        Instruction(load, 0, 0, 16 + 8 * argument),
+        Instruction(jump, 0, 1, value),
+        Instruction(answer, 0, 0, refuse_with_eperm),
+        Instruction(answer, 0, 0, allow),
+    ];
+    let program = Program(instructions.len() as u16, instructions.as_ptr());
+    let words: Vec<String> = words.0.drain(..).collect();
+    let [name, arguments @ ..] = words.as_slice() else {
+        return Err(io::Error::other("missing program"));
+    };
+    unsafe {
+        prctl(PR_SET_NO_NEW_PRIVS, 1_u64, 0_u64, 0_u64, 0_u64);
+        if syscall(seccomp, SET_MODE_FILTER, 0_u64, &raw const program) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Err(Command::new(name).args(arguments).exec())
+}
+
 fn half_close_echo(mut words: Words) -> io::Result<()> {
     let mut port = "8080".to_owned();
     while let Ok(word) = words.next("option") {
@@ -338,6 +521,8 @@ enum Manner {
 
 struct Service {
     path: String,
+    released_by: Option<String>,
+    released: AtomicBool,
     status: u16,
     body: String,
     manner: Manner,
@@ -350,6 +535,8 @@ fn serve(mut words: Words, manner: Manner) -> io::Result<()> {
     let (mut port, mut address) = ("8080".to_owned(), "0.0.0.0".to_owned());
     let mut service = Service {
         path: "/healthz".to_owned(),
+        released_by: None,
+        released: AtomicBool::new(false),
         status: 200,
         body: "ok\n".to_owned(),
         manner,
@@ -372,6 +559,8 @@ fn serve(mut words: Words, manner: Manner) -> io::Result<()> {
                 let seconds: f64 = words.next("seconds")?.parse().map_err(io::Error::other)?;
                 service.delay = Duration::from_secs_f64(seconds);
             }
+            // Answers 503 until somebody asked for this path.
+            "--released-by" => service.released_by = Some(words.next("path")?),
             // Answers that many requests, then exits 3.
             "--exit-after" => service.exit_after = Some(words.number("requests")?),
             other => return Err(io::Error::other(format!("unknown option `{other}`"))),
@@ -405,10 +594,16 @@ fn answer(mut stream: TcpStream, service: &Service) -> io::Result<()> {
     thread::sleep(service.delay);
     let (status, body) = if path == service.path {
         let flapped = service.manner == Manner::Flapping && count % 2 == 0;
-        (
-            if flapped { 500 } else { service.status },
-            service.body.clone(),
-        )
+        let held = service.released_by.is_some() && !service.released.load(Ordering::SeqCst);
+        let status = match (held, flapped) {
+            (true, _) => 503,
+            (false, true) => 500,
+            (false, false) => service.status,
+        };
+        (status, service.body.clone())
+    } else if Some(path) == service.released_by.as_deref() {
+        service.released.store(true, Ordering::SeqCst);
+        (200, "released\n".to_owned())
     } else if path == "/env" {
         (200, environment())
     } else if path == "/id" {

@@ -27,6 +27,8 @@ pub enum Need {
     Strace,
     /// `umoci`, an independent unpacker.
     Umoci,
+    /// `newuidmap`, which maps subordinate ids.
+    Newuidmap,
 }
 
 /// Whether the host has it; otherwise the calling test is recorded as not run and must return.
@@ -78,6 +80,7 @@ impl Need {
             Self::Skopeo => "skopeo",
             Self::Strace => "strace",
             Self::Umoci => "umoci",
+            Self::Newuidmap => "newuidmap",
         }
     }
 
@@ -92,7 +95,8 @@ impl Need {
             | Self::Openssl
             | Self::Skopeo
             | Self::Strace
-            | Self::Umoci => match find_program(self.name()) {
+            | Self::Umoci
+            | Self::Newuidmap => match find_program(self.name()) {
                 Some(_) => Ok(()),
                 None => Err(format!("needs `{}`: apt-get install {0}", self.name())),
             },

@@ -10,9 +10,10 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 use std::{io, thread};
 
+use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::{Need, RunAs, require};
+use crate::{BuiltImage, Need, RunAs, is_root, require};
 
 /// The program under test, who runs it and where.
 ///
@@ -63,6 +64,19 @@ impl Smokegate {
             return None;
         }
         Some(Self::set_up(binary.as_ref(), run_as).expect("setting up the test's directory"))
+    }
+
+    /// A context for commands that run no container, as the user the tests run as; it needs nothing of the host.
+    ///
+    /// # Panics
+    /// When its directory cannot be made.
+    pub fn without_sandbox(binary: impl AsRef<Path>) -> Self {
+        let run_as = if is_root() {
+            RunAs::Root
+        } else {
+            RunAs::OrdinaryUser
+        };
+        Self::set_up(binary.as_ref(), run_as).expect("setting up the test's directory")
     }
 
     fn set_up(binary: &Path, run_as: RunAs) -> io::Result<Self> {
@@ -145,6 +159,45 @@ impl Smokegate {
                 .unwrap_or_else(|error| panic!("copying `{}`: {error}", file.display()));
         }
         path
+    }
+
+    /// Writes an image where the user can read it, as the OCI archive `NAME.oci.tar`.
+    ///
+    /// # Panics
+    /// When it cannot be written.
+    pub fn archive(&self, name: &str, image: &BuiltImage) -> PathBuf {
+        let path = self.dir().join(format!("{name}.oci.tar"));
+        image.write_oci_archive(&path, None);
+        self.run_as
+            .own(&path)
+            .unwrap_or_else(|error| panic!("giving `{}` away: {error}", path.display()));
+        path
+    }
+
+    /// What the last run's app wrote, line by line, without the time and the stream before each.
+    ///
+    /// # Panics
+    /// When there is no log in the default report directory, or a line of it has another form.
+    pub fn app_log(&self) -> Vec<String> {
+        let file = self.dir().join("smokegate-report/logs/default/app.log");
+        let text = read_lossy(&file);
+        let line = |line: &str| -> Option<String> {
+            let (_seconds, rest) = line.trim_start().split_once(' ')?;
+            let text = rest.strip_prefix("out ").or(rest.strip_prefix("err "))?;
+            Some(text.to_owned())
+        };
+        text.lines()
+            .map(|text| line(text).unwrap_or_else(|| panic!("not a line of a log: `{text}`")))
+            .collect()
+    }
+
+    /// The last run's receipt.
+    ///
+    /// # Panics
+    /// When there is none in the default report directory, or it is not JSON.
+    pub fn receipt(&self) -> Value {
+        let text = read_lossy(&self.dir().join("smokegate-report/receipt.json"));
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
     }
 
     /// The command, with its environment and working directory set and its standard input empty.

@@ -82,16 +82,16 @@ impl Container {
         for stream in [&stdio.stdout, &stdio.stderr] {
             // So that the program may open /dev/stdout again under its own user. In a single-id map only
             // id 0 exists here, and the nested map makes that the container's user.
-            if isolation == Isolation::Root {
+            if isolation.has_all_ids() {
                 let (uid, gid) = (identity.uid, identity.gid);
                 let owner = rustix::fs::Uid::from_raw(uid);
                 rustix::fs::fchown(stream, Some(owner), Some(rustix::fs::Gid::from_raw(gid)))
-                    .map_err(|errno| runtime_error("fchown(stdout)", errno))?;
+                    .map_err(|errno| id_error("fchown(stdout)", errno.raw_os_error()))?;
             }
         }
 
         let (id_map, set_groups, not_given) = match isolation {
-            Isolation::Root => (IdMap::AsInPod, true, Vec::new()),
+            Isolation::Root | Isolation::Subuid => (IdMap::AsInPod, true, Vec::new()),
             Isolation::Single => single_id_map(&identity, &spec.user),
         };
         let (report_read, report_write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)
@@ -117,7 +117,7 @@ impl Container {
             files: &files,
             volumes: &volumes,
             net_namespace: &net_namespace,
-            has_tty_group: isolation == Isolation::Root,
+            has_tty_group: isolation.has_all_ids(),
         })
         .map_err(|error| runtime_error("runtime spec", std::io::Error::other(error)))?;
         runtime
@@ -149,7 +149,7 @@ impl Container {
             return Err(libcontainer_error(&error, log));
         }
         drop(report_write);
-        reached_program(report_read, isolation)?;
+        reached_program(report_read)?;
         Ok(Self {
             name: spec.name,
             pid,
@@ -166,7 +166,6 @@ impl Container {
         &self,
         args: Vec<String>,
         stdio: Stdio,
-        isolation: Isolation,
         log: &RuntimeLog,
     ) -> Result<(Pid, OwnedFd), StartError> {
         let (report_read, report_write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)
@@ -188,6 +187,8 @@ impl Container {
             .and_then(|builder| {
                 let tenant = builder.as_tenant().with_container_args(args);
                 let tenant = tenant.with_capabilities(capabilities::for_executor());
+                // libcontainer's default is true, which the first process has not.
+                let tenant = tenant.with_no_new_privs(false);
                 tenant
                     .with_cwd(Some(&self.working_dir))
                     .with_detach(true)
@@ -198,11 +199,11 @@ impl Container {
             Ok(pid) => pid,
             Err(error) => {
                 // The executor's own report says more than libcontainer's flattened text.
-                reached_program(report_read, isolation)?;
+                reached_program(report_read)?;
                 return Err(libcontainer_error(&error, log));
             }
         };
-        reached_program(report_read, isolation)?;
+        reached_program(report_read)?;
         let pid = Pid::from_raw(pid.as_raw()).ok_or_else(|| {
             runtime_error(
                 "libcontainer",
@@ -234,7 +235,7 @@ fn libcontainer_error(error: &LibcontainerError, log: &RuntimeLog) -> StartError
 }
 
 /// Waits until the process is its program or has said why not.
-fn reached_program(report: OwnedFd, isolation: Isolation) -> Result<(), StartError> {
+fn reached_program(report: OwnedFd) -> Result<(), StartError> {
     let mut text = Vec::new();
     File::from(report)
         .read_to_end(&mut text)
@@ -256,15 +257,21 @@ fn reached_program(report: OwnedFd, isolation: Isolation) -> Result<(), StartErr
             errno,
             file_exists,
         },
-        None if isolation == Isolation::Single => {
-            runtime_error(&failure.call, std::io::Error::from_raw_os_error(errno))
-        }
-        None => StartError::IdMap(format!(
-            "{} answered {}: this host's user namespace has no such id",
-            failure.call,
-            crate::error::errno_text(errno)
-        )),
+        None => id_error(&failure.call, errno),
     })
+}
+
+/// A call that gives a process its ids; it answers EINVAL for an id that the map does not have.
+fn id_error(call: &str, errno: i32) -> StartError {
+    match (call, errno) {
+        ("setresuid" | "setresgid" | "setgroups" | "fchown(stdout)", libc::EINVAL) => {
+            StartError::IdMap(format!(
+                "{call} answered {}: the container's user is not in the id map of this isolation level",
+                crate::error::errno_text(errno)
+            ))
+        }
+        _ => runtime_error(call, std::io::Error::from_raw_os_error(errno)),
+    }
 }
 
 fn mount_rootfs(dir: &Path, spec: &ContainerSpec) -> Result<PathBuf, StartError> {

@@ -34,7 +34,7 @@ pub(super) fn main(wire: Wire) -> i32 {
     else {
         return 1;
     };
-    if let Err(error) = enter_namespaces(&spec) {
+    if let Err(error) = enter_namespaces(&spec, &wire) {
         return refuse(&wire, id, error);
     }
     // SAFETY: this process has one thread, so the child may run any code.
@@ -66,8 +66,8 @@ fn refuse(wire: &Wire, id: u64, error: HostError) -> i32 {
     1
 }
 
-fn enter_namespaces(spec: &PodSpec) -> Result<(), HostError> {
-    user_ns::enter_user_namespace(spec.isolation)?;
+fn enter_namespaces(spec: &PodSpec, wire: &Wire) -> Result<(), HostError> {
+    user_ns::enter_user_namespace(spec.isolation, wire)?;
     // Only now, as a change of credentials clears it (prctl(2)). The backstop for a parent that dies before
     // the pod exists; afterwards the end of the control socket is the signal that counts.
     let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
@@ -227,7 +227,10 @@ impl Pod<'_> {
                 }
                 None => Answer::NoSuchContainer,
             },
-            RequestBody::Pod(_) | RequestBody::Fill(_) => Answer::HostFailed(HostError::lost(
+            RequestBody::Pod(_)
+            | RequestBody::Fill(_)
+            | RequestBody::Prune(_)
+            | RequestBody::IdsMapped => Answer::HostFailed(HostError::lost(
                 "a pod helper got a request that only starts one",
             )),
         };
@@ -286,7 +289,7 @@ impl Pod<'_> {
             address: container.network.address,
             not_given: Vec::new(),
         };
-        let exec = container.exec(spec.args, stdio, self.spec.isolation, &self.log);
+        let exec = container.exec(spec.args, stdio, &self.log);
         match exec.and_then(|(pid, pidfd)| self.track(pid, &pidfd)) {
             Ok(process) => Answer::Started { process, started },
             Err(error) => Answer::StartFailed(error),

@@ -19,29 +19,38 @@ use crate::wire::Wire;
 /// Runs the store helper; the result is the process's exit code.
 pub(super) fn main(wire: Wire) -> i32 {
     let _ = rustix::process::setsid();
-    let Ok(Some((
-        Request {
-            id,
-            body: RequestBody::Fill(request),
-        },
-        fds,
-    ))) = wire.receive()
-    else {
+    let Ok(Some((Request { id, body }, fds))) = wire.receive() else {
         return 1;
     };
-    let body = match user_ns::enter_user_namespace(request.isolation) {
+    let isolation = match &body {
+        RequestBody::Fill(request) => request.isolation,
+        RequestBody::Prune(request) => request.isolation,
+        _ => return 1,
+    };
+    let answer = match user_ns::enter_user_namespace(isolation, &wire) {
         Err(error) => Answer::HostFailed(error),
         Ok(()) => {
             let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
-            match end_with_parent(&wire).and_then(|()| fill(&request, fds)) {
-                Ok(cached) => Answer::Filled { cached },
-                Err(error) => Answer::FillFailed(error),
-            }
+            end_with_parent(&wire)
+                .and_then(|()| perform(&body, fds))
+                .unwrap_or_else(Answer::FillFailed)
         }
     };
-    match wire.send(&Message::Answer { id, body }, &[]) {
+    match wire.send(&Message::Answer { id, body: answer }, &[]) {
         Ok(()) => 0,
         Err(_) => 1,
+    }
+}
+
+fn perform(body: &RequestBody, fds: Vec<OwnedFd>) -> Result<Answer, FillError> {
+    match body {
+        RequestBody::Fill(request) => fill(request, fds).map(|cached| Answer::Filled { cached }),
+        RequestBody::Prune(request) => Ok(Answer::Pruned(
+            open_store(&request.store)?.prune(request.older_than)?,
+        )),
+        _ => Err(FillError::Host(HostError::lost(
+            "a store helper got a request of a pod's",
+        ))),
     }
 }
 

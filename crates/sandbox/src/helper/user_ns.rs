@@ -7,6 +7,8 @@ use rustix::thread::UnshareFlags;
 
 use crate::error::{HostError, Step};
 use crate::isolation::Isolation;
+use crate::protocol::{Message, Request, RequestBody};
+use crate::wire::Wire;
 
 /// `unshare(2)` of the calling thread, which must be the only one.
 pub(super) fn unshare(flags: UnshareFlags) -> io::Result<()> {
@@ -16,15 +18,34 @@ pub(super) fn unshare(flags: UnshareFlags) -> io::Result<()> {
 }
 
 /// Makes the user namespace that `isolation` asks for; nothing for root.
-pub(super) fn enter_user_namespace(isolation: Isolation) -> Result<(), HostError> {
+///
+/// A range of ids is mapped by the parent, which alone can run the host's setuid programs.
+pub(super) fn enter_user_namespace(isolation: Isolation, wire: &Wire) -> Result<(), HostError> {
+    let unshare_user = || {
+        unshare(UnshareFlags::NEWUSER)
+            .map_err(|error| HostError::new(Step::UserNamespace, "unshare(CLONE_NEWUSER)", error))
+    };
     match isolation {
         Isolation::Root => Ok(()),
+        Isolation::Subuid => {
+            unshare_user()?;
+            let lost = |error: io::Error| HostError::lost(error.to_string());
+            wire.send(&Message::MapIds, &[]).map_err(lost)?;
+            match wire.receive::<Request>().map_err(lost)? {
+                Some((
+                    Request {
+                        body: RequestBody::IdsMapped,
+                        ..
+                    },
+                    _,
+                )) => Ok(()),
+                _ => Err(HostError::lost("the parent did not map the ids")),
+            }
+        }
         Isolation::Single => {
             let uid = rustix::process::geteuid().as_raw();
             let gid = rustix::process::getegid().as_raw();
-            unshare(UnshareFlags::NEWUSER).map_err(|error| {
-                HostError::new(Step::UserNamespace, "unshare(CLONE_NEWUSER)", error)
-            })?;
+            unshare_user()?;
             map_single_id((0, uid), (0, gid)).map_err(|(file, error)| {
                 HostError::new(Step::IdMap, format!("write({file})"), error)
             })

@@ -1,0 +1,138 @@
+//! The isolation level with subordinate ids: an ordinary user with every id an image uses.
+//!
+//! The user exists only in a mount namespace of the test, where files of ours lie over /etc/passwd,
+//! /etc/subuid and /etc/subgid; the host's newuidmap and newgidmap read those.
+
+use std::path::Path;
+use std::time::Duration;
+
+use smokegate_test_support::{Finished, ImageFixture, Need, RunAs, Smokegate, require};
+
+/// An id that no distribution hands out, with an entry in the passwd file of the test only.
+const UID: u32 = 54323;
+const FIRST: u32 = 300_000;
+
+struct SubuidUser(Smokegate);
+
+impl SubuidUser {
+    fn new() -> Option<Self> {
+        if !(require(Need::Root) && require(Need::Newuidmap)) {
+            return None;
+        }
+        let context = Smokegate::new(env!("CARGO_BIN_EXE_smokegate"), RunAs::Root)?;
+        context.write(
+            "passwd",
+            format!("root:x:0:0::/root:/bin/sh\nsub:x:{UID}:{UID}::/:/bin/sh\n"),
+        );
+        context.write("subuid", format!("sub:{FIRST}:65536\n"));
+        context.write("subgid", format!("sub:{FIRST}:65536\n"));
+        Some(Self(context))
+    }
+
+    /// Runs smokegate as the user, where the user has its ranges.
+    fn run(&self, args: &[&str]) -> Finished {
+        let script = format!(
+            "for file in passwd subuid subgid; do mount --bind $file /etc/$file || exit 99; done; \
+             chown -R {UID}:{UID} home cache tmp && chown {UID}:{UID} . && \
+             exec setpriv --reuid {UID} --regid {UID} --clear-groups -- \"$@\""
+        );
+        let wrapper = [
+            "unshare",
+            "--mount",
+            "--propagation",
+            "private",
+            "sh",
+            "-c",
+            &script,
+            "sh",
+        ];
+        self.0
+            .start_command(self.0.command_under(&wrapper, args))
+            .wait(Duration::from_secs(60))
+    }
+
+    fn archive(&self, fixture: &str) -> String {
+        self.0
+            .archive(fixture, &ImageFixture::load(fixture).build())
+            .display()
+            .to_string()
+    }
+}
+
+#[test]
+fn root_subuid_containers_run_as_their_own_users_and_files_keep_their_owners() {
+    let Some(user) = SubuidUser::new() else {
+        return;
+    };
+    let image = user.archive("user-named");
+    let finished = user.run(&["gate", &image]);
+    finished.assert_code(0);
+    assert!(
+        finished.stderr.contains("isolation: subuid"),
+        "{}",
+        finished.stderr
+    );
+    for (word, shown) in [("id", "1000"), ("stat /home/app", "uid=1000 gid=1000")] {
+        let mut args = vec!["gate", &image, "--entrypoint", "/probe-target", "--"];
+        args.extend(word.split(' '));
+        user.run(&args).assert_code(1); // it says what was asked and ends
+        let log = user.0.app_log();
+        assert!(
+            log.iter().any(|line| line.contains(shown)),
+            "{word}: {log:?}"
+        );
+    }
+    let store = user.0.dir().join("cache/smokegate");
+    // Id 1 of the container is the first subordinate id, as id 0 is the caller.
+    assert!(
+        has_owner(&store, FIRST + 999),
+        "no file has the host's id of the container's id 1000"
+    );
+
+    // The caller could not remove files of those owners itself.
+    user.run(&["cache", "prune"]).assert_code(0);
+    assert!(!has_owner(&store, FIRST + 999));
+}
+
+#[test]
+fn root_subuid_is_not_chosen_without_a_range() {
+    let Some(user) = SubuidUser::new() else {
+        return;
+    };
+    user.0.write("subuid", b"other:300000:65536\n");
+    let image = user.archive("serve");
+    let finished = user.run(&["gate", &image]);
+    finished.assert_code(0);
+    assert!(
+        finished.stderr.contains("isolation: single"),
+        "{}",
+        finished.stderr
+    );
+    let refused = user.run(&["gate", &image, "--isolation", "subuid"]);
+    refused.assert_code(3);
+    assert!(
+        refused
+            .stderr
+            .contains("error: isolation level `subuid` needs a range of ids"),
+        "{}",
+        refused.stderr
+    );
+    assert!(
+        refused.stderr.contains("hint: sudo usermod --add-subuids"),
+        "{}",
+        refused.stderr
+    );
+}
+
+fn has_owner(dir: &Path, uid: u32) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let Ok(entries) = std::fs::read_dir(dir) else {
+        return false;
+    };
+    entries.filter_map(Result::ok).any(|entry| {
+        let Ok(found) = entry.path().symlink_metadata() else {
+            return false;
+        };
+        found.uid() == uid || (found.is_dir() && has_owner(&entry.path(), uid))
+    })
+}
