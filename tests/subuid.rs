@@ -33,7 +33,7 @@ impl SubuidUser {
     fn run(&self, args: &[&str]) -> Finished {
         let script = format!(
             "for file in passwd subuid subgid; do mount --bind $file /etc/$file || exit 99; done; \
-             chown -R {UID}:{UID} home cache tmp && chown {UID}:{UID} . && \
+             chown {UID}:{UID} . home cache tmp && \
              exec setpriv --reuid {UID} --regid {UID} --clear-groups -- \"$@\""
         );
         let wrapper = [

@@ -190,7 +190,7 @@ fn open_tar(
         Form::Docker => "its top has no `manifest.json`",
     };
     let end = if archive.may_be_truncated() {
-        ", and its end is missing"
+        ", and it has no end marker: it may be truncated"
     } else {
         ""
     };

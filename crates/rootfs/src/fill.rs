@@ -200,7 +200,8 @@ impl LayerStore {
                         Job::Unpack(index) => {
                             observer(FillEvent::Unpacking(index));
                             let dir = make_diff(scratch, index)?;
-                            let layer = apply_layer(&dir, source, &plan.policy)?;
+                            let layer = apply_layer(&dir, &mut source, &plan.policy)
+                                .map_err(|error| cause(error, &mut source))?;
                             lock(&applied)[index] = Some(layer);
                         }
                         Job::Verify(index) => {
@@ -289,6 +290,17 @@ fn in_layer(plan: &FillPlan, index: usize) -> impl Fn(Error) -> Error {
         index,
         diff_id: diff_id.clone(),
         source: Box::new(error),
+    }
+}
+
+/// Wrong bytes look like a bad tar before their digest is known: then the reader's complaint is the cause.
+fn cause(error: Error, source: &mut impl Read) -> Error {
+    if !matches!(error, Error::Entry { .. } | Error::Tar { .. }) {
+        return error;
+    }
+    match io::copy(source, &mut io::sink()) {
+        Err(cause) if cause.kind() == io::ErrorKind::InvalidData => Error::Read(cause),
+        _ => error,
     }
 }
 
