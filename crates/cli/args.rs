@@ -187,10 +187,13 @@ pub(crate) enum CacheCommand {
     },
 }
 
-/// Durations as Compose and Go write them: 500ms, 2s, 1m30s.
+/// Durations as Compose and Go write them, and days: 500ms, 2s, 1m30s, 7d.
 fn duration(text: &str) -> Result<std::time::Duration, String> {
-    let parsed: jiff::SignedDuration = text
-        .parse()
+    let days = jiff::SpanRelativeTo::days_are_24_hours();
+    let parsed = text
+        .parse::<jiff::Span>()
+        .and_then(|span| span.to_duration(days));
+    let parsed = parsed
         .map_err(|_| format!("`{text}` is not a duration, for example 500ms, 2s or 1m30s"))?;
     match std::time::Duration::try_from(parsed) {
         Ok(duration) if !duration.is_zero() => Ok(duration),
@@ -214,6 +217,7 @@ mod tests {
             ("2s", 2_000),
             ("1m30s", 90_000),
             ("2m", 120_000),
+            ("7d", 604_800_000),
         ] {
             assert_eq!(super::duration(text).unwrap().as_millis(), millis, "{text}");
         }

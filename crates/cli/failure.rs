@@ -21,19 +21,26 @@ pub(crate) struct Failure {
     pub(crate) cause: String,
     /// Lines below it.
     pub(crate) evidence: Vec<String>,
-    /// The container's last lines, as it wrote them.
-    pub(crate) log: Vec<String>,
+    /// What the container answered and wrote, as it did.
+    pub(crate) quotes: Vec<Quote>,
     pub(crate) hint: Option<String>,
+}
+
+/// Text of a container.
+#[derive(Debug)]
+pub(crate) struct Quote {
+    pub(crate) heading: String,
+    pub(crate) lines: Vec<String>,
 }
 
 impl Failure {
     pub(crate) fn new(status: ExitStatus, cause: impl Into<String>) -> Self {
-        let (evidence, log) = (Vec::new(), Vec::new());
+        let (evidence, quotes) = (Vec::new(), Vec::new());
         Self {
             status,
             cause: cause.into(),
             evidence,
-            log,
+            quotes,
             hint: None,
         }
     }
@@ -52,18 +59,19 @@ impl Failure {
         self
     }
 
-    /// Shows the block that ends standard error. Container text is fenced for CI systems that read it.
+    /// Shows the block that ends standard error. Text of the container is fenced for CI systems that read it.
     pub(crate) fn show(&self, printer: Printer, fence: Option<&crate::report::github::Fence>) {
         let error = printer.paint(Tone::Bad, "error:");
         printer.always(format!("{error} {}", harmless(&self.cause)));
         for line in &self.evidence {
             printer.always(format!("  {}", harmless(line)));
         }
-        if !self.log.is_empty() {
+        for quote in &self.quotes {
+            printer.always(format!("  {}", harmless(&quote.heading)));
             if let Some(fence) = fence {
                 printer.always(fence.stop());
             }
-            for line in &self.log {
+            for line in &quote.lines {
                 printer.always(format!("  | {}", harmless(line)));
             }
             if let Some(fence) = fence {
@@ -71,11 +79,8 @@ impl Failure {
             }
         }
         if let Some(hint) = &self.hint {
-            printer.always(format!(
-                "\n{} {}",
-                printer.paint(Tone::Hint, "hint:"),
-                harmless(hint)
-            ));
+            let word = printer.paint(Tone::Hint, "hint:");
+            printer.always(format!("\n{word} {}", harmless(hint)));
         }
     }
 
@@ -97,26 +102,31 @@ impl Failure {
                 last.at.as_secs_f64(),
                 last.outcome
             ));
-            failure.evidence.extend(answer_of(&last.outcome));
+            let answer = answer_of(&last.outcome);
+            if !answer.is_empty() {
+                let heading = "its answer:".to_owned();
+                failure.quotes.push(Quote {
+                    heading,
+                    lines: answer,
+                });
+            }
         }
         let tail = &verdict.log;
         if tail.total > 0 {
             let shown = tail.lines.len().min(LOG_LINES);
-            let all = if tail.total == shown as u64 {
+            let which = if tail.total == shown as u64 {
                 ""
             } else {
                 "last "
             };
-            failure.evidence.push(format!(
-                "the container's {all}{shown} of {} lines (all in {}):",
+            let heading = format!(
+                "the container's {which}{shown} of {} lines (all in {}):",
                 tail.total,
                 log_file.display()
-            ));
-            let from = tail.lines.len() - shown;
-            failure.log = tail.lines[from..]
-                .iter()
-                .map(|line| line.text.clone())
-                .collect();
+            );
+            let lines = tail.lines[tail.lines.len() - shown..].iter();
+            let lines = lines.map(|line| line.text.clone()).collect();
+            failure.quotes.push(Quote { heading, lines });
         } else if matches!(
             verdict.decision,
             Decision::Failed(Reason::Exited(_) | Reason::NotHealthy { .. })
@@ -139,7 +149,7 @@ fn answer_of(outcome: &smokegate_gate::Outcome) -> Vec<String> {
     text.lines()
         .filter(|line| !line.trim().is_empty())
         .take(5)
-        .map(|l| format!("  {l}"))
+        .map(str::to_owned)
         .collect()
 }
 
@@ -147,7 +157,21 @@ fn hint_of(verdict: &VariantVerdict) -> Option<String> {
     match &verdict.decision {
         Decision::Passed => None,
         Decision::Failed(reason) => Some(match reason {
-            Reason::NotStarted(StartError::Exec { path: Some(_), .. }) => {
+            Reason::NotStarted(StartError::Exec {
+                errno: 2,
+                file_exists: true,
+                ..
+            }) => {
+                "install it in the image; a script with Windows line ends asks for an interpreter whose name ends in a carriage return".into()
+            }
+            Reason::NotStarted(StartError::Exec { errno: 8, .. }) => {
+                "build the image for this machine (docker buildx build --platform …), or begin the script with a `#!` line".into()
+            }
+            Reason::NotStarted(StartError::Exec {
+                path: Some(_),
+                errno: 2,
+                ..
+            }) => {
                 "name the program by its absolute path in ENTRYPOINT, or add its directory to ENV PATH".into()
             }
             Reason::NotStarted(StartError::Exec { errno: 13, .. }) => {
@@ -160,6 +184,9 @@ fn hint_of(verdict: &VariantVerdict) -> Option<String> {
                 "add the user in the Dockerfile (RUN useradd …), or give USER as a number".into()
             }
             Reason::NotStarted(_) => return None,
+            Reason::Exited(_) if verdict.log.total == 0 => {
+                "it ended without a word: see what it runs with smokegate inspect IMAGE, and give it what it misses with --env".into()
+            }
             Reason::Exited(_) => {
                 "the last lines above are the program's own; run it again with -v, or with --env for what it misses".into()
             }

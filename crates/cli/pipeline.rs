@@ -39,7 +39,7 @@ pub(crate) async fn open(
         image.selected().platform
     ));
     for note in image.notes() {
-        printer.step(format!("note: {note}"));
+        printer.step(format!("note: {}", crate::printer::harmless(note)));
     }
     Ok((image, began.elapsed()))
 }
@@ -85,7 +85,7 @@ pub(crate) async fn gate(
         })
         .map(|run_dir| async move {
             let environment = RunEnvironment {
-                store: store.clone(),
+                store: settings.id_map.store_in(store),
                 run_dir: run_dir.path(),
                 log_dir: settings.report_dir.join("logs"),
                 id_map: settings.id_map.clone(),

@@ -1,11 +1,6 @@
 //! What people see on standard error, and the only place that writes to the standard streams.
-#![expect(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "this is where output is decided"
-)]
 
-use std::io::IsTerminal;
+use std::io::{ErrorKind, IsTerminal, Write};
 
 use crate::args::CommonArgs;
 
@@ -35,28 +30,44 @@ impl Printer {
         }
     }
 
-    /// A step of the run; not shown when quiet.
+    /// A step of the run; not shown when quiet. The text may hold words of an image or a registry.
     pub(crate) fn step(self, text: impl AsRef<str>) {
         if !self.quiet {
-            self.always(text);
+            self.always(harmless(text.as_ref()));
         }
     }
 
-    /// A detail that only `-v` shows.
+    /// A step that says how something ended.
+    pub(crate) fn step_ended(self, what: &str, tone: Tone, how: &str, more: &str) {
+        if !self.quiet {
+            let (what, more) = (harmless(what), harmless(more));
+            self.always(format!("{what}: {} {more}", self.paint(tone, how)));
+        }
+    }
+
+    /// A detail that only `-v` shows. The text may hold words of an image or a registry.
     pub(crate) fn detail(self, text: impl AsRef<str>) {
         if self.verbose {
-            self.always(text);
+            self.always(harmless(text.as_ref()));
         }
     }
 
-    /// What is shown however quiet.
+    /// What is shown however quiet, as it is.
     pub(crate) fn always(self, text: impl AsRef<str>) {
-        eprintln!("{}", text.as_ref());
+        // Whoever reads it may be gone: no reason to stop a run half-way.
+        let _ = writeln!(std::io::stderr(), "{}", text.as_ref());
     }
 
-    /// Data, on standard output.
+    /// Data, on standard output. A reader that has seen enough (`| head -1`) is no failure.
     pub(crate) fn data(self, text: impl AsRef<str>) {
-        println!("{}", text.as_ref());
+        let mut stdout = std::io::stdout();
+        let written = writeln!(stdout, "{}", text.as_ref()).and_then(|()| stdout.flush());
+        match written {
+            Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+                self.always(format!("warning: cannot write to standard output: {error}"));
+            }
+            _ => {}
+        }
     }
 
     /// A word in a colour, where colour is wanted.
@@ -74,7 +85,8 @@ impl Printer {
 }
 
 /// Text from a container or a registry with its escapes and control characters taken out: it must not move
-/// the reader's cursor, hide lines or set titles.
+/// the reader's cursor, hide lines, set titles, or begin a workflow command in the middle of a line (`##[error]`
+/// and the like, which GitHub's runner still obeys: actions/runner, ActionCommand.cs).
 pub(crate) fn harmless(text: &str) -> String {
     let mut clean = String::with_capacity(text.len());
     let mut chars = text.chars().peekable();
@@ -82,13 +94,16 @@ pub(crate) fn harmless(text: &str) -> String {
         match char {
             '\u{1b}' => skip_escape(&mut chars),
             '\t' => clean.push(char),
+            '\n' => clean.push(' '),
+            '[' if clean.ends_with("##") => clean.push_str(" ["),
             // C0, DEL, C1 and the marks that reorder text (Unicode TR 9; "Trojan Source", CVE-2021-42574).
             _ if char.is_control()
                 || matches!(char, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}') => {}
             _ => clean.push(char),
         }
     }
-    clean
+    // The older form of GitHub's workflow commands is obeyed anywhere in a line.
+    clean.replace("##[", "# #[")
 }
 
 /// Skips what follows an ESC: a control sequence up to its final byte, or a string up to BEL or ST (ECMA-48).
@@ -121,6 +136,13 @@ mod tests {
             ("\u{202e}evil", "evil"),
             ("grüße", "grüße"),
             ("\u{1b}", ""),
+            ("a\n::error::b", "a::error::b"),
+            ("x ##[add-mask]y", "x # #[add-mask]y"),
+            ("one\ntwo", "one two"),
+            (
+                "##[error]x and #\u{1b}[0m#[error]y",
+                "## [error]x and ## [error]y",
+            ),
         ] {
             assert_eq!(harmless(raw), clean);
         }

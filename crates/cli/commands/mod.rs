@@ -83,7 +83,8 @@ async fn run(arguments: Arguments, printer: Printer) -> ExitStatus {
     match result {
         Ok(status) => status,
         Err(failure) => {
-            failure.show(printer, None);
+            let fence = settings::actions().and_then(|_| github::Fence::new().ok());
+            failure.show(printer, fence.as_ref());
             failure.status
         }
     }

@@ -97,7 +97,7 @@ mod tests {
 
     #[test]
     fn text_cannot_leave_its_command() {
-        assert_eq!(data("100%\n::error::x"), "100%25::error::x");
+        assert_eq!(data("100%\n::error::x"), "100%25 ::error::x");
         assert_eq!(property("a,b:c"), "a%2Cb%3Ac");
         assert!(data(&"ü".repeat(5000)).len() <= MAX_ANNOTATION);
     }

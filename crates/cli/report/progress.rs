@@ -2,7 +2,7 @@
 
 use smokegate_gate::{Decision, Event};
 
-use crate::printer::{Printer, Tone};
+use crate::printer::{Printer, Tone, harmless};
 
 /// Shows one event.
 pub(crate) fn show(printer: Printer, event: &Event) {
@@ -30,7 +30,10 @@ pub(crate) fn show(printer: Printer, event: &Event) {
             ports,
             probe,
         } => {
-            printer.step(format!("variant {variant}: running `{}`", args.join(" ")));
+            printer.step(format!(
+                "variant {variant}: running `{}`",
+                harmless(&args.join(" "))
+            ));
             for port in ports {
                 let instead = match port.replaced {
                     Some(busy) => format!(" (port {busy} is busy)"),
@@ -41,7 +44,10 @@ pub(crate) fn show(printer: Printer, event: &Event) {
                     port.host, port.container
                 ));
             }
-            printer.step(format!("variant {variant}: asking {probe}"));
+            printer.step(format!(
+                "variant {variant}: asking {}",
+                harmless(&probe.to_string())
+            ));
         }
         Event::Asked {
             variant,
@@ -49,7 +55,7 @@ pub(crate) fn show(printer: Printer, event: &Event) {
         } => printer.detail(format!(
             "variant {variant}: {:.3} s: {}",
             observation.at.as_secs_f64(),
-            observation.outcome
+            harmless(&observation.outcome.to_string())
         )),
         Event::Decided(verdict) => {
             let seconds = verdict.timings.total.as_secs_f64();
@@ -58,11 +64,8 @@ pub(crate) fn show(printer: Printer, event: &Event) {
                 Decision::Failed(_) => (Tone::Bad, "failed"),
                 Decision::Inconclusive(_) => (Tone::Bad, "inconclusive"),
             };
-            let word = printer.paint(tone, word);
-            printer.step(format!(
-                "variant {}: {word} in {seconds:.2} s",
-                verdict.name
-            ));
+            let variant = format!("variant {}", verdict.name);
+            printer.step_ended(&variant, tone, word, &format!("in {seconds:.2} s"));
         }
     }
 }

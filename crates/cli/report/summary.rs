@@ -80,6 +80,6 @@ fn cell(text: &str) -> String {
 mod tests {
     #[test]
     fn text_of_an_image_cannot_break_the_table() {
-        assert_eq!(super::cell("a|b <script>\n| x"), "a\\|b \\<script\\>\\| x");
+        assert_eq!(super::cell("a|b <script>\n| x"), "a\\|b \\<script\\> \\| x");
     }
 }

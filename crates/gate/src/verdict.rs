@@ -255,6 +255,7 @@ fn addresses<'a>(listeners: impl Iterator<Item = &'a Listener>) -> String {
 const ENOENT: i32 = 2;
 const ENOEXEC: i32 = 8;
 const EACCES: i32 = 13;
+const EISDIR: i32 = 21;
 
 fn start_cause(error: &StartError) -> String {
     match error {
@@ -262,7 +263,7 @@ fn start_cause(error: &StartError) -> String {
             program,
             path: Some(path),
             errno: ENOENT,
-            ..
+            file_exists: false,
         } => {
             format!("the entrypoint `{program}` is not on the image's PATH ({path})")
         }
@@ -281,6 +282,11 @@ fn start_cause(error: &StartError) -> String {
         } => {
             format!("the entrypoint `{program}` does not exist in the image")
         }
+        StartError::Exec {
+            program,
+            errno: EISDIR,
+            ..
+        } => format!("the entrypoint `{program}` is a directory"),
         StartError::Exec {
             program,
             errno: EACCES,

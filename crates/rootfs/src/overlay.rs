@@ -42,6 +42,8 @@ impl OverlayLayers {
 /// Mounts `lowers` with the writable `upper` at `target`; `work` is an empty directory on `upper`'s filesystem.
 /// The mode and owner of `/` are those of `upper`, which the caller makes like the topmost layer's root.
 ///
+/// Device nodes in it cannot be opened, be they from a layer or made later: there is no device cgroup.
+///
 /// Layers are given by descriptor (kernel 6.13), else by name one at a time (6.5), else all in one option
 /// string, which holds a page. Needs CAP_SYS_ADMIN in the caller's user namespace, and there kernel 5.11.
 ///
@@ -58,7 +60,7 @@ pub fn mount_overlay(
         let mount = fsmount(
             context,
             FsMountFlags::FSMOUNT_CLOEXEC,
-            MountAttrFlags::empty(),
+            MountAttrFlags::MOUNT_ATTR_NODEV,
         )?;
         move_mount(
             &mount,
@@ -78,7 +80,7 @@ pub fn mount_overlay(
         "overlay",
         target,
         "overlay",
-        MountFlags::empty(),
+        MountFlags::NODEV,
         Some(options.as_c_str()),
     )?)
 }

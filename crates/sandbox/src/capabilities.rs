@@ -27,16 +27,6 @@ pub(crate) fn granted() -> io::Result<CapabilitySet> {
         .intersection(DEFAULT))
 }
 
-/// What libcontainer must leave an exec'd process until the executor's last step: the container's own set, and
-/// CAP_SYS_ADMIN to join its user namespace and to load the seccomp filter.
-pub(crate) fn for_executor() -> Vec<String> {
-    let needed = granted().unwrap_or(DEFAULT).union(CapabilitySet::SYS_ADMIN);
-    needed
-        .iter_names()
-        .map(|(name, _)| format!("CAP_{name}"))
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     #[test]

@@ -13,6 +13,8 @@ use crate::error::{HostError, Step};
 use crate::isolation::Isolation;
 
 const PASSWD: &str = "/etc/passwd";
+/// Begins the names of the stores of subordinate ids, which lie in the caller's own.
+pub(crate) const MAPPED_STORE: &str = "subuid-";
 
 /// How a run's ids are mapped, settled.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,6 +101,18 @@ impl IdMap {
             Isolation::Root => Err(Unavailable::NotPrivileged),
             Isolation::Subuid => SubordinateIds::find(path).map(Self::Subordinate),
             Isolation::Single => Ok(Self::Single),
+        }
+    }
+
+    /// Where in a store directory the layers of this map are: files of subordinate ids mean something under
+    /// their own range only.
+    pub fn store_in(&self, store: &Path) -> PathBuf {
+        match self {
+            Self::Root | Self::Single => store.to_owned(),
+            Self::Subordinate(ids) => store.join(format!(
+                "{MAPPED_STORE}{}-{}",
+                ids.uids.first, ids.gids.first
+            )),
         }
     }
 

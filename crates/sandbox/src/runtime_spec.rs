@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::OciSpecError;
 use oci_spec::runtime::{
-    LinuxBuilder, LinuxNamespaceBuilder, LinuxNamespaceType, Mount, MountBuilder, ProcessBuilder,
-    RootBuilder, Spec, SpecBuilder, UserBuilder,
+    LinuxBuilder, LinuxNamespaceBuilder, LinuxNamespaceType, Mount, MountBuilder, Process,
+    ProcessBuilder, RootBuilder, Spec, SpecBuilder, UserBuilder,
 };
 
 /// What the spec is made from.
@@ -93,19 +93,6 @@ pub(crate) fn runtime_spec(input: &SpecInput<'_>) -> Result<Spec, OciSpecError> 
         .set_devices(None)
         .set_seccomp(None);
 
-    let user = UserBuilder::default().uid(0u32).gid(0u32).build()?;
-    let mut process = ProcessBuilder::default()
-        .terminal(false)
-        .user(user)
-        .args(input.args.to_vec())
-        .env(Vec::<String>::new())
-        .cwd(input.working_dir)
-        .build()?;
-    process
-        .set_capabilities(None)
-        .set_rlimits(None)
-        .set_no_new_privileges(None);
-
     let mut spec = SpecBuilder::default()
         .version("1.0.2")
         .hostname(input.hostname)
@@ -116,11 +103,30 @@ pub(crate) fn runtime_spec(input: &SpecInput<'_>) -> Result<Spec, OciSpecError> 
                 .build()?,
         )
         .mounts(mounts)
-        .process(process)
+        .process(process(input.args, input.working_dir)?)
         .linux(linux)
         .build()?;
     spec.set_hooks(None);
     Ok(spec)
+}
+
+/// A process of a container, its first or one exec'd later: rights, limits and environment are the executor's.
+pub(crate) fn process(args: &[String], working_dir: &str) -> Result<Process, OciSpecError> {
+    let user = UserBuilder::default().uid(0u32).gid(0u32).build()?;
+    let mut process = ProcessBuilder::default()
+        .terminal(false)
+        .user(user)
+        .args(args.to_vec())
+        .env(Vec::<String>::new())
+        .cwd(working_dir)
+        .build()?;
+    // The defaults would lower the limit of open files, which an ordinary user cannot raise again, and set
+    // no_new_privs.
+    process
+        .set_capabilities(None)
+        .set_rlimits(None)
+        .set_no_new_privileges(None);
+    Ok(process)
 }
 
 /// Docker's mounts without the cgroup hierarchy, which the sandbox does not have.

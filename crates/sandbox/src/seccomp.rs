@@ -40,7 +40,7 @@ const ALLOWED: &[libc::c_long] = &[
     libc::SYS_linkat, libc::SYS_listen, libc::SYS_listxattr, libc::SYS_llistxattr,
     libc::SYS_lremovexattr, libc::SYS_lseek, libc::SYS_lsetxattr, libc::SYS_madvise,
     libc::SYS_membarrier, libc::SYS_memfd_create, libc::SYS_memfd_secret, libc::SYS_mincore,
-    libc::SYS_mkdirat, libc::SYS_mknodat, libc::SYS_mlock, libc::SYS_mlock2, libc::SYS_mlockall,
+    libc::SYS_mkdirat, libc::SYS_mlock, libc::SYS_mlock2, libc::SYS_mlockall,
     libc::SYS_mmap, libc::SYS_mprotect, libc::SYS_mq_getsetattr, libc::SYS_mq_notify,
     libc::SYS_mq_open, libc::SYS_mq_timedreceive, libc::SYS_mq_timedsend, libc::SYS_mq_unlink,
     libc::SYS_mremap, libc::SYS_msgctl, libc::SYS_msgget, libc::SYS_msgrcv, libc::SYS_msgsnd,
@@ -88,7 +88,7 @@ const ALLOWED_LEGACY: &[libc::c_long] = &[
     libc::SYS_creat, libc::SYS_dup2, libc::SYS_epoll_create, libc::SYS_epoll_ctl_old,
     libc::SYS_epoll_wait, libc::SYS_epoll_wait_old, libc::SYS_eventfd, libc::SYS_fork,
     libc::SYS_futimesat, libc::SYS_getdents, libc::SYS_getpgrp, libc::SYS_inotify_init,
-    libc::SYS_lchown, libc::SYS_link, libc::SYS_lstat, libc::SYS_mkdir, libc::SYS_mknod,
+    libc::SYS_lchown, libc::SYS_link, libc::SYS_lstat, libc::SYS_mkdir, 
     libc::SYS_modify_ldt, libc::SYS_open, libc::SYS_pause, libc::SYS_pipe, libc::SYS_poll,
     libc::SYS_readlink, libc::SYS_rename, libc::SYS_rmdir, libc::SYS_select, libc::SYS_signalfd,
     libc::SYS_stat, libc::SYS_symlink, libc::SYS_time, libc::SYS_unlink, libc::SYS_utime,
@@ -110,6 +110,14 @@ const IO_PGETEVENTS: libc::c_long = 292;
 const CLONE_NAMESPACES: u64 = 0x7e02_0000;
 /// Address family that reaches the hypervisor, and through it possibly the host.
 const AF_VSOCK: u64 = 40;
+/// File types that mknod may make: Docker allows devices too and keeps them from being opened by a device
+/// cgroup, which the sandbox does not have.
+const NODE_TYPES: [u64; 4] = [
+    0,
+    libc::S_IFREG as u64,
+    libc::S_IFIFO as u64,
+    libc::S_IFSOCK as u64,
+];
 /// Personas that change nothing dangerous: Linux, 32-bit, UNAME26 and both, and the query.
 const PERSONAS: [u64; 5] = [0, 0x0008, 0x2_0000, 0x2_0008, 0xffff_ffff];
 
@@ -172,21 +180,31 @@ fn allow_rules() -> Rules {
     rules.insert(IO_PGETEVENTS, Vec::new());
     rules.insert(libc::SYS_clone3, Vec::new()); // the second program answers it
     let clone = SeccompCmpOp::MaskedEq(CLONE_NAMESPACES);
-    rules.insert(libc::SYS_clone, vec![rule(clone, 0)]);
-    rules.insert(libc::SYS_socket, vec![rule(SeccompCmpOp::Ne, AF_VSOCK)]);
+    rules.insert(libc::SYS_clone, vec![rule(0, clone, 0)]);
+    rules.insert(libc::SYS_socket, vec![rule(0, SeccompCmpOp::Ne, AF_VSOCK)]);
     let personas = PERSONAS
         .iter()
-        .map(|persona| rule(SeccompCmpOp::Eq, *persona))
+        .map(|persona| rule(0, SeccompCmpOp::Eq, *persona))
         .collect();
     rules.insert(libc::SYS_personality, personas);
+    let node = |argument| {
+        let masked = SeccompCmpOp::MaskedEq(u64::from(libc::S_IFMT));
+        NODE_TYPES
+            .iter()
+            .map(|kind| rule(argument, masked.clone(), *kind))
+            .collect()
+    };
+    rules.insert(libc::SYS_mknodat, node(2));
+    #[cfg(target_arch = "x86_64")]
+    rules.insert(libc::SYS_mknod, node(1));
     rules
 }
 
-/// A rule on the first argument.
-fn rule(operator: SeccompCmpOp, value: u64) -> SeccompRule {
-    SeccompCondition::new(0, SeccompCmpArgLen::Dword, operator, value)
+/// A rule on one argument, counted from 0.
+fn rule(argument: u8, operator: SeccompCmpOp, value: u64) -> SeccompRule {
+    SeccompCondition::new(argument, SeccompCmpArgLen::Dword, operator, value)
         .and_then(|condition| SeccompRule::new(vec![condition]))
-        .expect("argument 0 exists and one condition is not none")
+        .expect("the arguments exist and one condition is not none")
 }
 
 fn program(rules: Rules, otherwise: SeccompAction, matched: SeccompAction) -> BpfProgram {

@@ -16,7 +16,7 @@ use smokegate_rootfs::{
 
 use crate::error::{FillError, HostError, Step};
 use crate::helper::STORE_ROLE;
-use crate::id_map::IdMap;
+use crate::id_map::{IdMap, MAPPED_STORE};
 use crate::isolation::Isolation;
 use crate::launcher::Helper;
 use crate::protocol::{
@@ -197,15 +197,28 @@ async fn unpack(request: &StoreRequest<'_>) -> Result<Vec<bool>, FillError> {
     }
 }
 
-/// The complete layers of a store.
+/// The complete layers of a store directory, of all id maps.
 ///
 /// # Errors
 /// [`FillError::Host`]: what could not be read.
 pub fn list_store(store: &Path) -> Result<Vec<ListedLayer>, FillError> {
-    Ok(open_store(store)?.list()?)
+    let mut layers = open_store(store)?.list()?;
+    let entries = std::fs::read_dir(store)
+        .map_err(|error| FillError::Host(HostError::new(Step::Store, "readdir(store)", error)))?;
+    for entry in entries.filter_map(Result::ok) {
+        if entry
+            .file_name()
+            .as_encoded_bytes()
+            .starts_with(MAPPED_STORE.as_bytes())
+        {
+            layers.extend(open_store(&entry.path())?.list()?);
+        }
+    }
+    Ok(layers)
 }
 
-/// Removes the layers that no run uses and, if given, that none used for `older_than`. Answers what it removed.
+/// Removes the layers that no run uses and, if given, that none used for `older_than`, of `id_map` and of those
+/// that need no mapping. Answers what it removed.
 ///
 /// Files of subordinate ids can be removed only where those ids are mapped: by a helper.
 ///
@@ -216,19 +229,22 @@ pub async fn prune_store(
     id_map: &IdMap,
     older_than: Option<Duration>,
 ) -> Result<Vec<ListedLayer>, FillError> {
-    let IdMap::Subordinate(_) = id_map else {
-        return Ok(open_store(store)?.prune(older_than)?);
-    };
+    let mut removed = open_store(store)?.prune(older_than)?;
+    let mapped = id_map.store_in(store);
+    if mapped == store || !mapped.exists() {
+        return Ok(removed);
+    }
     let body = RequestBody::Prune(PruneRequest {
-        store: store.to_owned(),
+        store: mapped,
         isolation: id_map.isolation(),
         older_than,
     });
     match ask_helper(body, Vec::new(), id_map).await? {
-        Answer::Pruned(layers) => Ok(layers),
-        Answer::FillFailed(error) => Err(error),
-        answer => Err(unexpected(&answer)),
+        Answer::Pruned(layers) => removed.extend(layers),
+        Answer::FillFailed(error) => return Err(error),
+        answer => return Err(unexpected(&answer)),
     }
+    Ok(removed)
 }
 
 /// Has a store helper do one thing.

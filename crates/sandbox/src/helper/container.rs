@@ -18,11 +18,10 @@ use super::executor::{ExecFailure, Failure, IdMap, Workload};
 use super::net_ns::{ContainerNetwork, PodNetwork};
 use super::pod::RuntimeLog;
 use super::root;
-use crate::capabilities;
 use crate::error::{HostError, StartError, Step};
 use crate::isolation::Isolation;
 use crate::pod::ContainerSpec;
-use crate::runtime_spec::{SpecInput, runtime_spec};
+use crate::runtime_spec::{self, SpecInput, runtime_spec};
 use crate::seccomp::Filter;
 use crate::users::{self, Identity};
 
@@ -173,7 +172,13 @@ impl Container {
         let user_namespace;
         let mut workload = self.workload.clone();
         workload.report = report_write.as_raw_fd();
-        workload.args = args.clone();
+        let process = root::container_dir(&self.name).join("bundle/process.json");
+        let text = runtime_spec::process(&args, &self.working_dir)
+            .map_err(std::io::Error::other)
+            .and_then(|described| Ok(serde_json::to_vec(&described)?));
+        text.and_then(|text| fs::write(&process, text))
+            .map_err(|error| runtime_error("write(process.json)", error))?;
+        workload.args = args;
         if matches!(workload.id_map, IdMap::Nested) {
             let path = format!("/proc/{}/ns/user", self.pid.as_raw_nonzero());
             user_namespace = File::open(path).map_err(|e| runtime_error("open(ns/user)", e))?;
@@ -185,14 +190,8 @@ impl Container {
             .map(|builder| builder.with_executor(workload))
             .map(|builder| builder.with_stdout(stdio.stdout).with_stderr(stdio.stderr))
             .and_then(|builder| {
-                let tenant = builder.as_tenant().with_container_args(args);
-                let tenant = tenant.with_capabilities(capabilities::for_executor());
-                // libcontainer's default is true, which the first process has not.
-                let tenant = tenant.with_no_new_privs(false);
-                tenant
-                    .with_cwd(Some(&self.working_dir))
-                    .with_detach(true)
-                    .build()
+                let tenant = builder.as_tenant().with_process(Some(&process));
+                tenant.with_detach(true).build()
             });
         drop(report_write);
         let pid = match pid {

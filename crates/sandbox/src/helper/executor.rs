@@ -165,14 +165,18 @@ impl Workload {
         } else {
             (find_on_path(&word, path.unwrap_or_default()), path)
         };
-        let (program, errno) = match program {
+        let (program, errno, file_exists) = match program {
             Ok(program) => {
-                let errno = execve(&program, &self.args, &self.env);
-                (program, errno)
+                let errno = match execve(&program, &self.args, &self.env) {
+                    // As Docker says it; the kernel's word for a directory is the same as for a missing x bit.
+                    libc::EACCES if program.is_dir() => libc::EISDIR,
+                    errno => errno,
+                };
+                let file_exists = program.exists();
+                (program, errno, file_exists)
             }
-            Err(errno) => (PathBuf::from(&word), errno),
+            Err(errno) => (PathBuf::from(&word), errno, false),
         };
-        let file_exists = program.is_absolute() && program.symlink_metadata().is_ok();
         let program = program.display().to_string();
         let path = searched.map(str::to_owned);
         Failure {
