@@ -11,7 +11,6 @@ mod traced;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
 use smokegate_image::Digest;
 use smokegate_test_support::{
     BuiltImage, DockerRegistry, Finished, ImageFixture, Need, RegistryOptions, RunAs, Smokegate,
@@ -80,8 +79,7 @@ fn smokegate(run_as: RunAs) -> Option<Smokegate> {
 /// The fixture as an OCI archive in the run's directory.
 fn oci_archive(context: &Smokegate, fixture: &str) -> (BuiltImage, PathBuf) {
     let image = ImageFixture::load(fixture).build();
-    let file = context.dir().join(format!("{fixture}.oci.tar"));
-    image.write_oci_archive(&file, None);
+    let file = context.archive(fixture, &image);
     (image, file)
 }
 
@@ -95,13 +93,6 @@ fn ship(context: &Smokegate, image: &Path, tags: &[&str], more: &[&str]) -> Fini
     tags.iter().for_each(|tag| words.extend(["--tag", tag]));
     words.extend(more);
     context.run(words)
-}
-
-/// The receipt of the last run.
-fn receipt(context: &Smokegate) -> Value {
-    let file = context.dir().join("smokegate-report/receipt.json");
-    let text = fs::read(file).expect("reading the receipt");
-    serde_json::from_slice(&text).expect("the receipt is JSON")
 }
 
 /// The digest of what an independent reader finds under `reference` (with its transport).

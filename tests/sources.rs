@@ -97,6 +97,9 @@ fn every_form(run_as: RunAs) {
         assert_eq!(tested(&context), *digest, "{source}");
         assert_eq!(context.receipt()["image"]["source"], source);
     }
+    // Asked for by name, an archive that is both forms is read as a docker-archive.
+    gate(&context, "docker-archive:saved.tar:demo/app:v1", &[]).assert_code(0);
+    assert_eq!(context.receipt()["image"]["manifest_made_here"], true);
     for (name, digest) in [
         ("oci.tar", &own),
         ("oci.tar.zst", &own),
@@ -152,7 +155,7 @@ fn cli_platform_that_is_not_there_lists_those_that_are() {
     let image = ImageFixture::load("serve")
         .for_platform("linux/riscv64")
         .build();
-    let index = OciContent::index_of(&[image.clone()], Attestations::Absent);
+    let index = OciContent::index_of(std::slice::from_ref(&image), Attestations::Absent);
     index.write_archive(&context.dir().join("index.tar"));
     image.write_oci_archive(&context.dir().join("image.tar"), None);
     for source in ["index.tar", "image.tar"] {

@@ -62,9 +62,11 @@ pub(crate) enum Format {
 
 #[derive(Debug, Args)]
 pub(crate) struct SourceArgs {
-    /// OCI layout directory, OCI archive or `docker save` archive; `-` for standard input;
-    /// oci:DIR[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE[:TAG]
-    #[arg(value_name = "IMAGE")]
+    #[arg(
+        value_name = "IMAGE",
+        help = "OCI layout directory, OCI archive or `docker save` archive; `-` for standard input; \
+                oci:DIR[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE[:TAG]"
+    )]
     pub(crate) image: ImageSource,
     /// Choose this platform of an index, as os/arch[/variant] [default: the host's]
     #[arg(long, value_name = "PLATFORM")]
@@ -73,8 +75,8 @@ pub(crate) struct SourceArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
-    /// Map a host port to a container port (repeatable); host port 0 takes a free one
-    #[arg(long, value_name = "[IP:]HOST:CONTAINER")]
+    /// Map a host port to a container port (repeatable); host port 0, or none, takes a free one
+    #[arg(long, value_name = "[[IP:]HOST:]CONTAINER")]
     pub(crate) publish: Vec<PortMap>,
     /// GET this path until it answers 200 [default: the image's HEALTHCHECK, else /healthz]
     #[arg(long, value_name = "PATH")]

@@ -183,6 +183,9 @@ fn hint_of(verdict: &VariantVerdict) -> Option<String> {
             Reason::NotStarted(StartError::NoSuchUser { .. }) => {
                 "add the user in the Dockerfile (RUN useradd …), or give USER as a number".into()
             }
+            Reason::NotStarted(StartError::Image(_)) => {
+                "name a directory there in the Dockerfile, or make the image's file one".into()
+            }
             Reason::NotStarted(_) => return None,
             Reason::Exited(_) if verdict.log.total == 0 => {
                 "it ended without a word: see what it runs with smokegate inspect IMAGE, and give it what it misses with --env".into()

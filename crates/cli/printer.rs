@@ -85,8 +85,7 @@ impl Printer {
 }
 
 /// Text from a container or a registry with its escapes and control characters taken out: it must not move
-/// the reader's cursor, hide lines, set titles, or begin a workflow command in the middle of a line (`##[error]`
-/// and the like, which GitHub's runner still obeys: actions/runner, ActionCommand.cs).
+/// the reader's cursor, hide lines, set titles or begin a workflow command.
 pub(crate) fn harmless(text: &str) -> String {
     let mut clean = String::with_capacity(text.len());
     let mut chars = text.chars().peekable();
@@ -95,14 +94,14 @@ pub(crate) fn harmless(text: &str) -> String {
             '\u{1b}' => skip_escape(&mut chars),
             '\t' => clean.push(char),
             '\n' => clean.push(' '),
-            '[' if clean.ends_with("##") => clean.push_str(" ["),
             // C0, DEL, C1 and the marks that reorder text (Unicode TR 9; "Trojan Source", CVE-2021-42574).
             _ if char.is_control()
                 || matches!(char, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}') => {}
             _ => clean.push(char),
         }
     }
-    // The older form of GitHub's workflow commands is obeyed anywhere in a line.
+    // The older form of GitHub's workflow commands is obeyed anywhere in a line (actions/runner,
+    // ActionCommand.cs).
     clean.replace("##[", "# #[")
 }
 
@@ -136,12 +135,12 @@ mod tests {
             ("\u{202e}evil", "evil"),
             ("grüße", "grüße"),
             ("\u{1b}", ""),
-            ("a\n::error::b", "a::error::b"),
+            ("a\n::error::b", "a ::error::b"),
             ("x ##[add-mask]y", "x # #[add-mask]y"),
             ("one\ntwo", "one two"),
             (
                 "##[error]x and #\u{1b}[0m#[error]y",
-                "## [error]x and ## [error]y",
+                "# #[error]x and # #[error]y",
             ),
         ] {
             assert_eq!(harmless(raw), clean);

@@ -9,6 +9,7 @@ use smokegate_image::{Digest, Image, PlatformImage};
 use smokegate_registry::PushReport;
 use smokegate_sandbox::ExitStatus as ProcessStatus;
 
+use crate::exit_code::ExitStatus;
 use crate::failure::Failure;
 
 /// Raised when a field changes its meaning or goes; new fields do not raise it.
@@ -201,6 +202,12 @@ impl Receipt {
 
     /// Adds what ended the run.
     pub(crate) fn record_failure(&mut self, failure: &Failure) {
+        // A failure before any variant was judged is a verdict too, where it says whose fault it is.
+        self.verdict = self.verdict.or(match failure.status {
+            ExitStatus::GateFailed => Some(VerdictWord::Failed),
+            ExitStatus::Host => Some(VerdictWord::Inconclusive),
+            _ => None,
+        });
         self.error = Some(ErrorRecord {
             exit_code: failure.status.code(),
             cause: failure.cause.clone(),
@@ -257,7 +264,7 @@ impl Receipt {
         })?;
         let refuse = |why: String| {
             Err(Failure::new(
-                crate::exit_code::ExitStatus::GateFailed,
+                ExitStatus::GateFailed,
                 format!("the receipt `{shown}` {why}"),
             )
             .hint("run smokegate gate on this image and pass the receipt that it writes"))

@@ -32,8 +32,12 @@ impl RunDir {
             .prefix("run-")
             .tempdir_in(&parent)?
             .keep();
-        let lock = File::create(made.join(LOCK))?;
+        // Locked before it has its name: a run that looks for abandoned directories must never find a lock
+        // of this one that it can take.
+        let unnamed = made.join("unnamed-lock");
+        let lock = File::create(&unnamed)?;
         lock.try_lock().map_err(io::Error::from)?;
+        fs::rename(&unnamed, made.join(LOCK))?;
         let name = made.file_name().unwrap_or_default().to_owned();
         Ok(Self {
             parent,
@@ -104,5 +108,20 @@ mod tests {
         let path = other.path();
         drop(other);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn runs_that_begin_at_once_leave_each_other_alone() {
+        let store = tempfile::tempdir().unwrap();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..100 {
+                        let run = RunDir::create(store.path()).unwrap();
+                        assert!(run.path().join(LOCK).exists());
+                    }
+                });
+            }
+        });
     }
 }

@@ -115,6 +115,9 @@ pub(crate) fn id_map(run: &RunArgs) -> Result<IdMap, Failure> {
     IdMap::at(level, &search_path()).map_err(|unavailable| {
         let hint = match unavailable {
             Unavailable::NotPrivileged => "run smokegate as root, or leave --isolation out",
+            Unavailable::TooFewIds(_) => {
+                "start smokegate outside this user namespace, or leave --isolation out"
+            }
             Unavailable::NoProgram(_) => {
                 "install the package uidmap (shadow-utils), or leave --isolation out"
             }

@@ -11,6 +11,9 @@ use super::{Registry, oci_archive, ship, smokegate};
 const RIGHT: &str = "c21va2U6c21va2V0ZXN0";
 const WRONG: &str = "c21va2U6d3Jvbmctc2VjcmV0";
 
+/// Puts the password where smokegate looks for it.
+type SetUp = fn(&mut Smokegate, &Registry);
+
 #[test]
 fn registry_real_rootless_wrong_credentials_stop_before_anything_runs() {
     let Some(mut context) = smokegate(RunAs::OrdinaryUser) else {
@@ -53,7 +56,7 @@ fn registry_real_rootless_credentials_are_found_and_not_shown() {
     let Some(registry) = Registry::start(options) else {
         return;
     };
-    let set_up: [(&str, fn(&mut Smokegate, &Registry)); 3] = [
+    let set_up: [(&str, SetUp); 3] = [
         ("docker-config", |context, registry| {
             fs::create_dir(context.dir().join("docker")).unwrap();
             context.write("docker/config.json", auths(registry, RIGHT));

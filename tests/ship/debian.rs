@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use smokegate_test_support::{Need, RegistryOptions, RunAs, debian_image, require};
 
-use super::{Registry, receipt, ship, skopeo_digest, smokegate};
+use super::{Registry, ship, skopeo_digest, smokegate};
 
 #[test]
 fn registry_real_root_ships_debian_with_python() {
@@ -31,13 +31,12 @@ fn debian_with_python(run_as: RunAs) {
         .env("PATH", context.dir().join("home"))
         .limit(Duration::from_secs(180));
     let image = debian_image();
-    let archive = context.dir().join("debian.tar");
-    image.write_oci_archive(&archive, None);
+    let archive = context.archive("debian", &image);
     let reference = registry.reference("team/python:v1");
     let run = ship(&context, &archive, &[&reference], &[]);
     run.assert_code(0);
     assert_eq!(run.stdout, format!("{reference}@{}\n", image.digest()));
-    let receipt = receipt(&context);
+    let receipt = context.receipt();
     assert_eq!(receipt["image"]["digest"], image.digest().to_string());
     let level = if run_as == RunAs::Root {
         "root"

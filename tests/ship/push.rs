@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 use smokegate_test_support::{BuiltImage, Finished, RegistryOptions, RunAs, Smokegate};
 
-use super::{Registry, oci_archive, receipt, ship, skopeo_digest, smokegate, text};
+use super::{Registry, oci_archive, ship, skopeo_digest, smokegate, text};
 
 #[test]
 fn registry_real_rootless_push_publishes_without_running() {
@@ -46,9 +46,9 @@ fn registry_real_rootless_push_takes_only_a_receipt_that_clears_the_image() {
     let gate = |image: &Path| context.run(["gate", text(image), "--publish", "0:8080"]);
 
     gate(&failing).assert_code(1);
-    let failed = context.write("failed.json", receipt(&context).to_string());
+    let failed = context.write("failed.json", context.receipt().to_string());
     gate(&archive).assert_code(0);
-    let passed = receipt(&context);
+    let passed = context.receipt();
     let good = context.write("passed.json", passed.to_string());
     let altered = |name: &str, change: &dyn Fn(&mut Value)| {
         let mut receipt = passed.clone();

@@ -9,7 +9,7 @@ use smokegate_test_support::{
     Attestations, ImageFixture, OciContent, RegistryOptions, RunAs, Smokegate, free_port,
 };
 
-use super::{Registry, oci_archive, receipt, ship, skopeo_digest, smokegate, text};
+use super::{Registry, oci_archive, ship, skopeo_digest, smokegate, text};
 
 #[test]
 fn registry_real_root_ships_every_form() {
@@ -63,11 +63,17 @@ fn every_form(run_as: RunAs) {
     let run = ship(&context, &file("legacy.tar"), &[&reference], &[]);
     run.assert_code(0);
     assert_receipt_and_tag_agree(&context, &reference);
-    let record = &receipt(&context)["image"];
+    let record = &context.receipt()["image"];
     assert_eq!(record["manifest_made_here"], true);
     assert_eq!(
         run.stdout,
         format!("{reference}@{}\n", record["digest"].as_str().unwrap())
+    );
+    assert!(
+        run.stderr
+            .contains("note: a docker-archive has no manifest"),
+        "{}",
+        run.stderr
     );
     // The archive holds plain tars: those travel.
     image
@@ -78,7 +84,7 @@ fn every_form(run_as: RunAs) {
 
 #[track_caller]
 fn assert_receipt_and_tag_agree(context: &Smokegate, reference: &str) {
-    let receipt = receipt(context);
+    let receipt = context.receipt();
     assert_eq!(receipt["verdict"], "passed");
     let published = receipt["published"].as_array().unwrap();
     assert_eq!(published.len(), 1);
@@ -155,7 +161,7 @@ fn failing_image(run_as: RunAs) {
             "{fixture}: {}",
             registry.server.log()
         );
-        let receipt = receipt(&context);
+        let receipt = context.receipt();
         assert_eq!(
             (&receipt["verdict"], &receipt["published"]),
             (&"failed".into(), &serde_json::json!([]))
@@ -237,6 +243,36 @@ fn rootless_registry_that_does_not_answer_is_noticed_before_anything_runs() {
 }
 
 #[test]
+fn registry_real_rootless_registry_that_refuses_writes_gets_no_tag() {
+    let Some(context) = smokegate(RunAs::OrdinaryUser) else {
+        return;
+    };
+    let options = RegistryOptions {
+        read_only: true,
+        ..RegistryOptions::default()
+    };
+    let Some(registry) = Registry::start(options) else {
+        return;
+    };
+    let (_, archive) = oci_archive(&context, "serve");
+    let run = ship(
+        &context,
+        &archive,
+        &[&registry.reference("team/app:v1")],
+        &[],
+    );
+    run.assert_code(6);
+    assert_eq!(run.stdout, "");
+    assert!(
+        run.stderr.contains(&registry.server.address()),
+        "{}",
+        run.stderr
+    );
+    assert!(run.stderr.contains("error: "), "{}", run.stderr);
+    assert!(registry.server.tags("team/app").is_empty());
+}
+
+#[test]
 fn registry_real_rootless_ships_an_index_whole() {
     let Some(context) = smokegate(RunAs::OrdinaryUser) else {
         return;
@@ -285,7 +321,7 @@ fn registry_real_rootless_ships_an_index_whole() {
         }
     }
 
-    let record = &receipt(&context)["image"];
+    let record = &context.receipt()["image"];
     assert_eq!(record["tested"][0]["manifest"], own.digest().to_string());
     assert_eq!(record["tested"].as_array().unwrap().len(), 1);
     assert_eq!(
@@ -309,7 +345,7 @@ fn registry_real_rootless_json_puts_the_receipt_on_stdout() {
     let run = ship(&context, &archive, &[&reference], &["--format", "json"]);
     run.assert_code(0);
     let printed: serde_json::Value = serde_json::from_str(&run.stdout).unwrap();
-    assert_eq!(printed, receipt(&context));
+    assert_eq!(printed, context.receipt());
     assert_eq!(
         printed["published"][0]["digest"],
         image.digest().to_string()

@@ -6,9 +6,9 @@ use std::process::Output;
 
 use serde_json::Value;
 use smokegate_image::{Compression, Decoder, Digest};
-use smokegate_test_support::{ImageFixture, Need, RunAs, program, require};
+use smokegate_test_support::{ImageFixture, Need, RegistryOptions, RunAs, program, require};
 
-use super::{oci_archive, receipt, ship, skopeo_digest, smokegate, text};
+use super::{Registry, oci_archive, ship, skopeo_digest, smokegate, text};
 
 #[test]
 fn root_ships_to_layouts_and_archives() {
@@ -91,7 +91,7 @@ fn rootless_docker_archive_has_one_digest_everywhere() {
             for _ in 0..2 {
                 ship(&context, &archive, &[&tag], &words).assert_code(0);
                 let digest = skopeo_digest(&tag);
-                assert_eq!(receipt(&context)["image"]["digest"], digest);
+                assert_eq!(context.receipt()["image"]["digest"], digest);
                 digests.push(digest);
             }
             assert_layers(
@@ -114,11 +114,10 @@ fn rootless_docker_archive_has_one_digest_everywhere() {
 
 #[test]
 fn registry_real_rootless_compressed_layers_come_back() {
-    use super::Registry;
     let Some(context) = smokegate(RunAs::OrdinaryUser) else {
         return;
     };
-    let Some(registry) = Registry::start(smokegate_test_support::RegistryOptions::default()) else {
+    let Some(registry) = Registry::start(RegistryOptions::default()) else {
         return;
     };
     let image = ImageFixture::load("layers-packed").build();
@@ -137,7 +136,7 @@ fn registry_real_rootless_compressed_layers_come_back() {
                 .unwrap(),
         );
         let digest = skopeo_digest(&from);
-        assert_eq!(receipt(&context)["image"]["digest"], digest);
+        assert_eq!(context.receipt()["image"]["digest"], digest);
         let diff_ids: Vec<_> = image
             .layers
             .iter()
@@ -156,12 +155,12 @@ fn rootless_compressing_what_has_a_manifest_is_refused() {
     let layout = context.dir().join("layout");
     let tag = format!("oci:{}:v1", layout.display());
     let run = ship(&context, &archive, &[&tag], &["--compress", "gzip"]);
-    assert_ne!(run.code(), Some(0), "{}", run.stderr);
+    run.assert_code(2);
     assert!(run.stderr.contains("manifest of its own"), "{}", run.stderr);
     assert!(!run.stderr.contains("running"), "{}", run.stderr);
     assert!(!layout.join("index.json").exists());
     let run = context.run(["push", text(&archive), "--tag", &tag, "--compress", "zstd"]);
-    assert_ne!(run.code(), Some(0), "{}", run.stderr);
+    run.assert_code(2);
     assert!(!layout.join("index.json").exists());
 }
 

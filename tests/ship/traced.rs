@@ -102,6 +102,27 @@ fn connects_to_the_pod_only(run_as: RunAs) {
     );
 }
 
+/// An air-gapped machine, and its loopback interface is down.
+#[test]
+fn root_ships_where_there_is_no_network() {
+    let Some(context) = smokegate(RunAs::Root) else {
+        return;
+    };
+    let (image, archive) = oci_archive(&context, "serve");
+    let words = [
+        "ship",
+        text(&archive),
+        "--publish",
+        "0:8080",
+        "--tag",
+        "oci:layout:v1",
+    ];
+    let command = context.command_under(&["unshare", "--net"], words);
+    let run = context.start_command(command).wait(Duration::from_secs(60));
+    run.assert_code(0);
+    assert_eq!(run.stdout, format!("oci:layout:v1@{}\n", image.digest()));
+}
+
 /// No sandbox at all: `push` works where namespaces are forbidden.
 #[test]
 fn registry_real_rootless_push_makes_no_namespace() {

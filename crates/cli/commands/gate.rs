@@ -22,7 +22,7 @@ pub(crate) async fn run(
     let named = args.source.image.to_string();
     let options = settings::open_options(&args.source);
     let (image, opened) = pipeline::open(args.source.image, options, printer).await?;
-    let plan = smokegate_gate::plan(&request, &image.selected().config)?;
+    let plan = super::plan(&request, &image, &named, opened, &settings.report_dir)?;
     let mut receipt = Receipt::new(named, &image, opened);
     let verdict = super::gate(&image, &plan, &settings, &mut receipt, printer).await?;
     super::report(

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use clap::error::ErrorKind;
-use smokegate_gate::{Decision, GatePlan, Verdict};
+use smokegate_gate::{Decision, GatePlan, GateRequest, Verdict};
 use smokegate_image::Image;
 
 use crate::args::{Arguments, Command, Format};
@@ -113,6 +113,28 @@ fn ask_for_reports_of_bugs(printer: Printer) {
             "error: this is a bug in smokegate\n\nhint: please report it with the text above, the command line and `uname -a`",
         );
     }));
+}
+
+/// Settles what will be run. An image with nothing to run has failed, and the receipt says so.
+fn plan(
+    request: &GateRequest,
+    image: &Image,
+    named: &str,
+    opened: Duration,
+    report_dir: &Path,
+) -> Result<GatePlan, Failure> {
+    smokegate_gate::plan(request, &image.selected().config).map_err(|error| {
+        let failure = Failure::from(error);
+        if failure.status != ExitStatus::GateFailed {
+            return failure;
+        }
+        let mut receipt = Receipt::new(named.to_owned(), image, opened);
+        receipt.record_failure(&failure);
+        match write_reports(&receipt, report_dir) {
+            Ok(()) => failure,
+            Err(unwritable) => unwritable,
+        }
+    })
 }
 
 /// Runs every variant and records the verdict; the receipt is written also when there is none.

@@ -30,7 +30,7 @@ pub(crate) async fn run(
     let options = settings::open_options(&args.source);
     let spool = options.spool_dir.clone();
     let (image, opened) = pipeline::open(args.source.image, options, printer).await?;
-    let plan = smokegate_gate::plan(&request, &image.selected().config)?;
+    let plan = super::plan(&request, &image, &named, opened, &settings.report_dir)?;
 
     let publisher = Publisher::new(
         settings::registry_options(&args.publish),

@@ -312,9 +312,10 @@ impl Error {
     /// Whose fault it is.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Open { .. } | Self::WrongFileType { .. } | Self::InRegistry(_) => {
-                ErrorKind::Usage
-            }
+            Self::Open { .. }
+            | Self::WrongFileType { .. }
+            | Self::InRegistry(_)
+            | Self::HasManifest { .. } => ErrorKind::Usage,
             Self::Read { .. } | Self::Spool { .. } => ErrorKind::Host,
             // What a decoder or verifier says has no errno; what the operating system says has one.
             Self::Decompress { source } | Self::Verify { source, .. }

@@ -49,7 +49,7 @@ pub enum Error {
         source: io::Error,
     },
     /// Which layer of several it was.
-    #[error("layer {index} (diff id {diff_id})")]
+    #[error("layer {} (diff id {diff_id})", index + 1)]
     Layer {
         /// Its place, 0 being the lowest.
         index: usize,

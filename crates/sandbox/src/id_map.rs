@@ -52,6 +52,8 @@ pub enum Unavailable {
     NoProgram(&'static str),
     /// The file has no range for the caller.
     NoRange(&'static str),
+    /// The user namespace that smokegate was started in lacks ids that images use.
+    TooFewIds(Isolation),
 }
 
 impl fmt::Display for Unavailable {
@@ -66,6 +68,10 @@ impl fmt::Display for Unavailable {
             Self::NoRange(file) => write!(
                 f,
                 "isolation level `subuid` needs a range of ids for this user in {file}, which has none"
+            ),
+            Self::TooFewIds(level) => write!(
+                f,
+                "isolation level `{level}` needs the ids from 0 to 65535, which the user namespace of this process lacks"
             ),
         }
     }
@@ -97,8 +103,12 @@ impl IdMap {
     /// [`Unavailable`] says what is missing.
     pub fn at(level: Isolation, path: &OsStr) -> Result<Self, Unavailable> {
         match level {
-            Isolation::Root if Isolation::is_privileged() => Ok(Self::Root),
-            Isolation::Root => Err(Unavailable::NotPrivileged),
+            Isolation::Root if !Isolation::is_privileged() => Err(Unavailable::NotPrivileged),
+            // Root of `unshare --map-root-user` has one id, and newuidmap cannot map what is not there.
+            Isolation::Root | Isolation::Subuid if !own_namespace_has_all_ids() => {
+                Err(Unavailable::TooFewIds(level))
+            }
+            Isolation::Root => Ok(Self::Root),
             Isolation::Subuid => SubordinateIds::find(path).map(Self::Subordinate),
             Isolation::Single => Ok(Self::Single),
         }
@@ -180,6 +190,19 @@ impl Mapper {
     }
 }
 
+fn own_namespace_has_all_ids() -> bool {
+    ["/proc/self/uid_map", "/proc/self/gid_map"]
+        .into_iter()
+        .all(|file| std::fs::read_to_string(file).is_ok_and(|map| has_all_ids(&map)))
+}
+
+/// Whether a map (user_namespaces(7): first id inside, first outside, count) holds as many ids as images use.
+fn has_all_ids(map: &str) -> bool {
+    const USED: u64 = 1 << 16;
+    let count = |line: &str| line.split_whitespace().nth(2)?.parse::<u64>().ok();
+    map.lines().filter_map(count).sum::<u64>() >= USED
+}
+
 fn find_program(path: &OsStr, name: &str) -> Option<PathBuf> {
     std::env::split_paths(path)
         .filter(|dir| dir.is_absolute())
@@ -216,6 +239,14 @@ fn range(ranges: &str, uid: u32, name: Option<&str>) -> Option<(u32, u32)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_namespace_has_all_ids_or_too_few() {
+        assert!(has_all_ids("         0          0 4294967295\n"));
+        assert!(has_all_ids("0 1000 1\n1 100000 65536\n"));
+        assert!(!has_all_ids("         0       1000          1\n"));
+        assert!(!has_all_ids(""));
+    }
 
     #[test]
     fn ranges_are_found_by_name_and_number() {

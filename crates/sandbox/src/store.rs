@@ -298,10 +298,15 @@ impl Drop for EndsHelper {
 impl From<smokegate_rootfs::Error> for FillError {
     fn from(error: smokegate_rootfs::Error) -> Self {
         let errno = deepest_errno(&error);
+        let for_host = error.kind() == smokegate_rootfs::ErrorKind::Host;
         let mut text = error.to_string();
         let mut source = std::error::Error::source(&error);
         while let Some(cause) = source {
-            text = format!("{text}: {cause}");
+            // A host's error names its errno itself.
+            let io = cause.downcast_ref::<std::io::Error>();
+            if !(for_host && io.is_some_and(|io| io.raw_os_error() == errno)) {
+                text = format!("{text}: {cause}");
+            }
             source = cause.source();
         }
         match error.kind() {

@@ -298,6 +298,17 @@ impl Running {
         read_lossy(&self.stdout)
     }
 
+    /// Whether it still runs.
+    ///
+    /// # Panics
+    /// When waitpid(2) fails.
+    pub fn is_alive(&mut self) -> bool {
+        self.child
+            .try_wait()
+            .expect("waiting for the process")
+            .is_none()
+    }
+
     /// Waits until `text` stands in its stderr.
     ///
     /// # Panics

@@ -65,6 +65,7 @@ impl Container {
         let rootfs = mount_rootfs(&dir, &spec)?;
         let root_fd = open_root(&rootfs)?;
         let identity = identity_of(&spec.user, &root_fd)?;
+        check_mount_points(&root_fd)?;
         make_dir_in_root(&root_fd, &spec.working_dir)
             .map_err(|errno| image_dir_error("WORKDIR", &spec.working_dir, errno))?;
         let mut volumes = Vec::new();
@@ -78,6 +79,10 @@ impl Container {
         }
         let network = network.add_container().map_err(StartError::Host)?;
         let files = write_files(&dir, &spec.hostname, &network)?;
+        for (_, destination) in &files {
+            remove_dangling_link(&root_fd, Path::new(destination))
+                .map_err(|errno| runtime_error(&format!("unlinkat({destination})"), errno))?;
+        }
         for stream in [&stdio.stdout, &stdio.stderr] {
             // So that the program may open /dev/stdout again under its own user. In a single-id map only
             // id 0 exists here, and the nested map makes that the container's user.
@@ -406,6 +411,41 @@ fn environment(spec: &ContainerSpec, identity: &Identity) -> Vec<String> {
         env.push(format!("HOME={}", identity.home));
     }
     env
+}
+
+/// The directories that are mounted over must be none or directories: libcontainer would refuse, for good
+/// reasons, but in words that blame the host.
+fn check_mount_points(root: &OwnedFd) -> Result<(), StartError> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    for path in ["/proc", "/sys", "/dev"] {
+        match openat2(root, path, flags, Mode::empty(), resolve()) {
+            Ok(_) | Err(Errno::NOENT) => {}
+            Err(_) => return Err(image_dir_error("mount point", path, Errno::NOTDIR)),
+        }
+    }
+    match make_dir_in_root(root, "/etc") {
+        Ok(_) => Ok(()),
+        Err(errno) => Err(image_dir_error("mount point", "/etc", errno)),
+    }
+}
+
+/// Makes room for a file that is put over the image's: a link to nowhere would stop its mount. Images of systems
+/// that ran systemd-resolved have one at /etc/resolv.conf.
+fn remove_dangling_link(root: &OwnedFd, path: &Path) -> Result<(), Errno> {
+    let open = |path: &Path, flags| openat2(root, path, flags, Mode::empty(), resolve());
+    if open(path, OFlags::PATH | OFlags::CLOEXEC).is_ok() {
+        return Ok(());
+    }
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        return Ok(());
+    };
+    let Ok(parent) = open(parent, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC) else {
+        return Ok(()); // libcontainer makes it.
+    };
+    match rustix::fs::unlinkat(parent, name, rustix::fs::AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        Err(errno) => Err(errno),
+    }
 }
 
 /// Files that Docker puts over the image's: their place here, and in the container.

@@ -50,6 +50,9 @@ pub fn run_if_helper() {
     if rustix::net::sockopt::socket_type(stdin.as_fd()).ok() != Some(SocketType::SEQPACKET) {
         return;
     }
+    // What ps shows: a program executed from a memfd would be named by the number of its descriptor.
+    let name = std::ffi::CString::new(role.as_encoded_bytes()).unwrap_or_default();
+    let _ = rustix::thread::set_name(&name);
     let code = match take_control_socket() {
         Ok(wire) => run(wire),
         Err(_) => 1,

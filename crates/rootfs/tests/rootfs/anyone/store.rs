@@ -164,9 +164,13 @@ fn an_entry_without_a_whole_mark_is_filled_again() {
 
 #[test]
 fn a_layer_that_fails_leaves_nothing_incomplete() {
-    // All but the first are fine as far as the tar goes.
-    let damages: [fn(Vec<u8>) -> Vec<u8>; 3] = [
+    // The first two are no good tar either; what is said is that these are not the layer's bytes.
+    let damages: [fn(Vec<u8>) -> Vec<u8>; 4] = [
         |tar| tar[..700].to_vec(),
+        |mut tar| {
+            tar[0] ^= 1;
+            tar
+        },
         |tar| tar[..tar.len() - 512].to_vec(),
         |mut tar| {
             let last = tar.len() - 1;
@@ -190,7 +194,7 @@ fn a_layer_that_fails_leaves_nothing_incomplete() {
         };
         let error = store.fill(&plan(&layers), open, &|_| {}).unwrap_err();
         assert!(
-            error.to_string().starts_with("layer 1 (diff id sha256:"),
+            error.to_string().starts_with("layer 2 (diff id sha256:"),
             "{error}"
         );
         let source = std::error::Error::source(&error).unwrap();
