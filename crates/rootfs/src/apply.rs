@@ -1,7 +1,7 @@
 //! Writes one layer into its own empty directory, in the form overlayfs reads, without looking at any other.
 //!
 //! Nothing is flushed: the directory is the atomic unit, and the store decides when it counts. Directories stay
-//! private (0700) until [`crate::settle`] gives them their metadata.
+//! private (0700) until [`crate::settle()`] gives them their metadata.
 
 use std::collections::HashMap;
 use std::io::Read;
