@@ -10,6 +10,7 @@
 mod bench;
 mod demo;
 mod fixtures;
+mod fuzz;
 mod packages;
 mod ship_run;
 mod test_counts;
@@ -33,6 +34,7 @@ usage: cargo xtask CHORE
   fixtures --check      prove that each makes the same image twice
   fixtures --image NAME --out PATH [--form oci-layout|oci-archive|docker-archive|docker-archive-legacy]
                         write one; `debian-python` needs root and mmdebstrap
+  fuzz TARGET [SECONDS] fuzz `layer`, `archive`, `manifest` or `config`, for 300 seconds where nothing is said
   bench                 time `ship` against `skopeo copy` on this machine";
 
 fn main() -> ExitCode {
@@ -43,6 +45,7 @@ fn main() -> ExitCode {
         ["test"] => test_run::test(test_run::Unmet::Skip),
         ["ci"] => test_run::test(test_run::Unmet::Fail),
         ["fixtures", options @ ..] => fixtures::fixtures(options).map(|()| true),
+        ["fuzz", options @ ..] => fuzz::fuzz(options).map(|()| true),
         ["bench"] => bench::bench().map(|()| true),
         ["help" | "--help" | "-h"] => {
             println!("{USAGE}");

@@ -13,6 +13,8 @@ use crate::{Error, FileRange, Limits};
 const BLOCK: u64 = 512;
 /// Names of members; PATH_MAX is 4096, and a PAX header may hold a few extended attributes beside them.
 const EXTENSION_LIMIT: u64 = 1 << 20;
+/// PATH_MAX. Names are kept in memory, and an extended header could make each of them a megabyte.
+const NAME_LIMIT: usize = 4096;
 /// As many links are followed as Linux does (path_resolution(7)).
 const LINK_LIMIT: usize = 40;
 
@@ -54,7 +56,8 @@ impl Archive {
         let mut members = HashMap::new();
         let mut extension = Extension::default();
         let (mut offset, mut has_end, mut headers) = (0, false, 0);
-        while offset + BLOCK <= len {
+        // A size may lead to the end of all numbers.
+        while len.saturating_sub(offset) >= BLOCK {
             let mut block = [0; BLOCK as usize];
             file.read_exact_at(&mut block, offset).map_err(read)?;
             if block == [0; BLOCK as usize] {
@@ -213,9 +216,12 @@ fn check_sum(header: &Header) -> Result<(), String> {
 }
 
 /// `path` seen from `directory`, without `.`, `..` and leading slashes; `None` where it leaves the archive
-/// or is not text, as no file of an image is called so.
+/// or is not text or too long, as no file of an image is called so.
 fn normalize(directory: &str, path: &[u8]) -> Option<String> {
     let path = std::str::from_utf8(path).ok()?;
+    if path.len() > NAME_LIMIT {
+        return None;
+    }
     let base = if path.starts_with('/') { "" } else { directory };
     let mut parts: Vec<&str> = Vec::new();
     for part in base.split('/').chain(path.split('/')) {
@@ -371,6 +377,28 @@ mod tests {
             error,
             "`file`: the archive ends 600 bytes before it does; it is truncated"
         );
+    }
+
+    #[test]
+    fn a_size_near_the_end_of_all_numbers() {
+        let mut header = Header::new_gnu();
+        header.set_path("huge").unwrap();
+        // With the header it ends at 2^64 - 512, and the next one would end behind that.
+        header.set_size(u64::MAX - 1023);
+        header.set_mode(0o644);
+        header.set_cksum();
+        let bytes = [&header.as_bytes()[..], &[0; 1024]].concat();
+        let archive = indexed(&bytes).unwrap();
+        let error = (&archive as &dyn Store).file("huge").unwrap_err();
+        assert!(error.to_string().contains("it is truncated"), "{error}");
+    }
+
+    #[test]
+    fn names_that_no_file_has_are_not_kept() {
+        let mut builder = tar::Builder::new(Vec::new());
+        let long = "n/".repeat(3000);
+        add(&mut builder, EntryType::Regular, &long, "", b"");
+        assert!(indexed(&builder.into_inner().unwrap()).unwrap().is_empty());
     }
 
     #[test]

@@ -90,8 +90,7 @@ impl<'a> Loader<'a> {
             });
         }
         if self.loaded.contains(&blob.digest) {
-            self.listed_again(&blob.digest, descriptor);
-            return Ok(());
+            return self.listed_again(&blob, descriptor);
         }
         let kind = match kind {
             Some(DocumentType::Schema1) => {
@@ -139,21 +138,24 @@ impl<'a> Loader<'a> {
     }
 
     /// One manifest may serve several platforms (`arm/v6` and `arm/v7`) and is then listed for each.
-    fn listed_again(&mut self, digest: &Digest, descriptor: &Descriptor) {
+    fn listed_again(&mut self, blob: &BlobName, descriptor: &Descriptor) -> Result<(), Error> {
         let same = self
             .platforms
             .iter()
-            .find(|(_, image)| image.manifest == *digest);
+            .find(|(_, image)| image.manifest == blob.digest);
         let (Some((_, image)), Some(platform)) = (same, platform_of(descriptor)) else {
-            return;
+            return Ok(());
         };
         if !is_attached(descriptor) && self.platforms.iter().all(|(known, _)| *known != platform) {
             let image = PlatformImage {
                 platform: platform.to_string(),
                 ..image.clone()
             };
+            // A parsed config for each: an index has room for ten thousands of platforms.
+            self.remember(blob, (image.config.raw.len() as u64).max(4096))?;
             self.platforms.push((platform, image));
         }
+        Ok(())
     }
 
     fn index(
@@ -304,15 +306,8 @@ impl<'a> Loader<'a> {
         self.blobs[at].clone()
     }
 
-    /// The bytes of a small blob, which are those its digest names.
-    fn verified(&mut self, blob: &BlobName, size: u64, limit: u64) -> Result<Arc<[u8]>, Error> {
-        if size > limit {
-            return Err(Error::TooLarge {
-                what: blob.to_string(),
-                size,
-                limit,
-            });
-        }
+    /// Counts what is kept in memory.
+    fn remember(&mut self, blob: &BlobName, size: u64) -> Result<(), Error> {
         self.memory += size;
         let limit_of_all = self.options.limits.documents_bytes;
         if self.memory > limit_of_all {
@@ -322,6 +317,19 @@ impl<'a> Loader<'a> {
                 problem,
             });
         }
+        Ok(())
+    }
+
+    /// The bytes of a small blob, which are those its digest names.
+    fn verified(&mut self, blob: &BlobName, size: u64, limit: u64) -> Result<Arc<[u8]>, Error> {
+        if size > limit {
+            return Err(Error::TooLarge {
+                what: blob.to_string(),
+                size,
+                limit,
+            });
+        }
+        self.remember(blob, size)?;
         let range = self.store.blob(blob, size)?;
         let bytes = read_all(&range, &blob.to_string(), limit)?;
         let got = hash(blob.digest.algorithm(), &bytes);

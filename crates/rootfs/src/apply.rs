@@ -1,8 +1,9 @@
 //! Writes one layer into its own empty directory, in the form overlayfs reads, without looking at any other.
 //!
 //! Nothing is flushed: the directory is the atomic unit, and the store decides when it counts. Directories stay
-//! private (0700) until [`crate::settle`] gives them their metadata.
+//! private (0700) until [`crate::settle()`] gives them their metadata.
 
+use std::collections::HashMap;
 use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
@@ -16,7 +17,7 @@ use crate::layer_tree::{
     Cause, DirRecord, LayerTree, OpenDir, OutsideLink, fault, file_type, is_whiteout,
 };
 use crate::metadata::{Creator, Stats, Unkept};
-use crate::path::{Shown, join, split_last};
+use crate::path::{Shown, is_below, join, split_last};
 use crate::tar_reader::TarReader;
 use crate::{EntryProblem, Error, Policy, RootDir, Unsettled};
 
@@ -42,6 +43,7 @@ pub fn apply_layer(dir: &RootDir, tar: impl Read, policy: &Policy) -> Result<App
         tree: LayerTree::new(dir, Unsettled::default(), &policy.limits)?,
         policy,
         stats: Stats::default(),
+        left_out: HashMap::new(),
     };
     while let Some(entry) = Entry::read(&mut tar, &policy.limits)? {
         apply.stats.entries += 1;
@@ -66,6 +68,8 @@ struct Apply<'a> {
     tree: LayerTree<'a>,
     policy: &'a Policy,
     stats: Stats,
+    /// Devices that were not made, so that hard links to them are not missed either.
+    left_out: HashMap<Vec<u8>, Unkept>,
 }
 
 impl Apply<'_> {
@@ -92,7 +96,8 @@ impl Apply<'_> {
             }),
             EntryKind::Fifo => self.node(&entry, &cause, FileType::Fifo, 0),
             EntryKind::CharDevice { major: 0, minor: 0 } => {
-                self.stats.leave_out(Unkept::WhiteoutDevice);
+                let (parent, name) = self.parent(&entry.path, &cause)?;
+                self.leave_out(join(&parent.path, name), Unkept::WhiteoutDevice);
                 Ok(())
             }
             EntryKind::CharDevice { major, minor } => self.node(
@@ -108,6 +113,11 @@ impl Apply<'_> {
                 makedev(*major, *minor),
             ),
         }
+    }
+
+    fn leave_out(&mut self, path: Vec<u8>, cause: Unkept) {
+        self.stats.leave_out(cause);
+        self.left_out.insert(path, cause);
     }
 
     /// The directory that holds `path`, and its last component.
@@ -287,7 +297,7 @@ impl Apply<'_> {
                         EntryKind::CharDevice { .. } | EntryKind::BlockDevice { .. }
                     ) =>
             {
-                self.stats.leave_out(Unkept::Device);
+                self.leave_out(join(&parent.path, name), Unkept::Device);
                 return Ok(());
             }
             result => result?,
@@ -329,14 +339,18 @@ impl Apply<'_> {
         };
         if let Some(source) = self.tree.find_dir(target_parent, cause)? {
             let source_path = join(&source.path, target_name);
-            if source_path == path {
-                return Ok(());
-            }
             match self.tree.stat(&source, target_name, cause)? {
                 Some(stat) if file_type(&stat) == FileType::Directory => {
                     let problem = EntryProblem::LinkTargetIsDirectory {
                         target: Shown(&outside.target).to_string(),
                     };
+                    return Err(Error::entry(&cause.name, problem));
+                }
+                Some(stat) if !is_whiteout(&stat) && source_path == path => return Ok(()),
+                // The directory that has the target makes way for the link.
+                Some(stat) if !is_whiteout(&stat) && is_below(&source_path, &path) => {
+                    let target = Shown(&outside.target).to_string();
+                    let problem = EntryProblem::LinkTargetMissing { target };
                     return Err(Error::entry(&cause.name, problem));
                 }
                 Some(stat) if !is_whiteout(&stat) => {
@@ -345,6 +359,10 @@ impl Apply<'_> {
                     });
                 }
                 _ => {
+                    if let Some(unkept) = self.left_out.get(&source_path).copied() {
+                        self.leave_out(path, unkept);
+                        return Ok(());
+                    }
                     if let Some(link) = self.tree.state.links.get(&source_path) {
                         (outside.target, outside.absent) =
                             (link.target.clone(), link.absent.clone());

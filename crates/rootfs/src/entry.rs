@@ -4,6 +4,7 @@ use tar::Header;
 
 use crate::metadata::{Metadata, Mtime};
 use crate::path::{components, normalize, split_last};
+use crate::sparse::{self, SparseMap};
 use crate::tar_reader::{Extensions, Pairs, TarReader, number};
 use crate::{EntryProblem, Error, Limits};
 
@@ -77,10 +78,15 @@ impl Entry {
         extensions: &Extensions,
         limits: &Limits,
     ) -> Result<Option<Self>, Error> {
-        let name = match (extensions.pax(b"path"), &extensions.long_name) {
-            (Some(path), _) => path.to_vec(),
-            (None, Some(path)) => path.clone(),
-            (None, None) => header.path_bytes().into_owned(),
+        // The order of Go's archive/tar, `Reader.next`, which is what Docker shows.
+        let name = match (
+            sparse::name(extensions),
+            &extensions.long_name,
+            extensions.pax(b"path"),
+        ) {
+            (Some(name), ..) | (None, None, Some(name)) => name.to_vec(),
+            (None, Some(name), _) => name.clone(),
+            (None, None, None) => header.path_bytes().into_owned(),
         };
         let refuse = |problem| Error::entry(&name, problem);
         let over = |what, limit| refuse(EntryProblem::Limit { what, limit });
@@ -95,23 +101,9 @@ impl Entry {
         // A hard link, and some writers' directories, may carry a size without any data (Go archive/tar,
         // `isHeaderOnlyType`).
         let has_data = !matches!(entry_type, b'1'..=b'6');
-        if extensions
-            .pax
-            .iter()
-            .any(|(key, _)| key.starts_with(b"GNU.sparse."))
-        {
-            return Err(refuse(EntryProblem::PaxSparse));
-        }
-        let sparse = match entry_type {
-            b'S' => Some(sparse_map(tar, header, stored, limits).map_err(
-                |problem| match problem {
-                    Ok(problem) => refuse(problem),
-                    Err(error) => error,
-                },
-            )?),
-            _ => None,
-        };
         tar.set_size(if has_data { stored } else { 0 });
+        let sparse = sparse::read(tar, header, extensions, stored, limits)
+            .map_err(|problem| problem.of(&name))?;
 
         let path = normalize(&name)?;
         if path.len() as u64 > limits.path_bytes {
@@ -125,9 +117,9 @@ impl Entry {
         };
 
         let link = || -> Result<Vec<u8>, Error> {
-            let target = match (extensions.pax(b"linkpath"), &extensions.long_link) {
-                (Some(target), _) => target.to_vec(),
-                (None, Some(target)) => target.clone(),
+            let target = match (&extensions.long_link, extensions.pax(b"linkpath")) {
+                (Some(target), _) => target.clone(),
+                (None, Some(target)) => target.to_vec(),
                 (None, None) => header.link_name_bytes().unwrap_or_default().into_owned(),
             };
             match target {
@@ -140,28 +132,33 @@ impl Entry {
             }
         };
         let device = || -> Result<(u32, u32), Error> {
-            let part = |bytes: &[u8]| field(bytes, "device number").map(|value| value as u32);
+            // The kernel has 12 and 20 bits, and mknod(2) drops others without a word: 4096:0 would be made as 0:0,
+            // a whiteout.
+            let part = |bytes: &[u8], bits: u32| {
+                let value = u32::try_from(field(bytes, "device number")?).ok();
+                let value = value.filter(|value| value >> bits == 0);
+                value.ok_or_else(|| refuse(EntryProblem::BadHeader("device number")))
+            };
             // Bytes 329..345 of a ustar or GNU header; an old one has no place for them.
             Ok((
-                part(&header.as_bytes()[329..337])?,
-                part(&header.as_bytes()[337..345])?,
+                part(&header.as_bytes()[329..337], 12)?,
+                part(&header.as_bytes()[337..345], 20)?,
             ))
         };
         let kind = match entry_type {
             _ if whiteout.is_some() => whiteout.unwrap_or(EntryKind::Whiteout),
-            b'0' | 0 | b'7' if name.ends_with(b"/") => EntryKind::Dir,
-            b'0' | 0 | b'7' => EntryKind::File {
-                size: stored,
-                sparse: None,
-            },
-            b'S' => {
-                let (size, map) =
-                    sparse.ok_or_else(|| refuse(EntryProblem::BadHeader("sparse map")))?;
-                EntryKind::File {
+            // Only the oldest tars mean a directory by that (Go archive/tar, `TypeRegA`).
+            0 if name.ends_with(b"/") => EntryKind::Dir,
+            b'0' | 0 | b'7' | b'S' => match sparse {
+                Some(SparseMap { size, pieces }) => EntryKind::File {
                     size,
-                    sparse: Some(map),
-                }
-            }
+                    sparse: Some(pieces),
+                },
+                None => EntryKind::File {
+                    size: stored,
+                    sparse: None,
+                },
+            },
             b'1' => EntryKind::Hardlink(normalize(&link()?).map_err(|error| match error {
                 Error::Entry { problem, .. } => refuse(problem),
                 error => error,
@@ -197,7 +194,7 @@ impl Entry {
                 .filter(|id| *id != u32::MAX);
             id.ok_or_else(|| refuse(EntryProblem::BadHeader("owner")))
         };
-        let xattrs: Vec<_> = xattrs(extensions).map_err(refuse)?;
+        let xattrs = xattrs(extensions).map_err(refuse)?;
         let xattr_bytes: usize = xattrs
             .iter()
             .map(|(key, value)| key.len() + value.len())
@@ -259,7 +256,7 @@ fn whiteout(path: Vec<u8>) -> Result<Option<Meant>, EntryProblem> {
 }
 
 fn xattrs(extensions: &Extensions) -> Result<Pairs, EntryProblem> {
-    let mut xattrs: Pairs = Vec::new();
+    let mut xattrs = Pairs::new();
     for (key, value) in &extensions.pax {
         let Some(name) = key.strip_prefix(b"SCHILY.xattr.") else {
             continue;
@@ -267,66 +264,11 @@ fn xattrs(extensions: &Extensions) -> Result<Pairs, EntryProblem> {
         if name.contains(&0) {
             return Err(EntryProblem::Nul);
         }
-        xattrs.retain(|(known, _)| known != name);
         xattrs.push((name.to_vec(), value.clone()));
     }
     Ok(xattrs)
 }
 
-fn decimal(text: &[u8]) -> Option<u64> {
+pub(crate) fn decimal(text: &[u8]) -> Option<u64> {
     std::str::from_utf8(text).ok()?.parse().ok()
-}
-
-type SparseMap = (u64, Vec<(u64, u64)>);
-
-/// Old GNU format: four pieces in the header, 21 in each block that follows while its flag is set.
-fn sparse_map<R: std::io::Read>(
-    tar: &mut TarReader<R>,
-    header: &Header,
-    stored: u64,
-    limits: &Limits,
-) -> Result<SparseMap, Result<EntryProblem, Error>> {
-    const PIECE: usize = 24;
-    let bad = || Ok(EntryProblem::BadHeader("sparse map"));
-    let unsigned = |bytes: &[u8]| number(bytes).and_then(|value| u64::try_from(value).ok());
-    let bytes = header.as_bytes();
-    let size = unsigned(&bytes[483..495]).ok_or_else(bad)?;
-    let mut map = Vec::new();
-    let mut take = |pieces: &[u8]| -> Result<(), Result<EntryProblem, Error>> {
-        for piece in pieces.chunks_exact(PIECE).take_while(|piece| piece[0] != 0) {
-            let offset = unsigned(&piece[..12]).ok_or_else(bad)?;
-            let length = unsigned(&piece[12..]).ok_or_else(bad)?;
-            map.push((offset, length));
-        }
-        Ok(())
-    };
-    take(&bytes[386..386 + 4 * PIECE])?;
-    let mut more = bytes[482] != 0;
-    let mut read = 0;
-    while more {
-        read += bytes.len() as u64;
-        if read > limits.header_bytes {
-            return Err(Ok(EntryProblem::Limit {
-                what: "its sparse map",
-                limit: limits.header_bytes,
-            }));
-        }
-        let block = tar.sparse_block().map_err(Err)?;
-        take(&block[..21 * PIECE])?;
-        more = block[504] != 0;
-    }
-    let mut end = 0;
-    let mut data = 0u64;
-    for (offset, length) in &map {
-        if *offset < end {
-            return Err(bad());
-        }
-        end = offset.checked_add(*length).ok_or_else(bad)?;
-        data += length;
-    }
-    if end > size || data != stored {
-        Err(bad())
-    } else {
-        Ok((size, map))
-    }
 }

@@ -129,11 +129,6 @@ pub enum EntryProblem {
     /// An entry type nobody knows what to do with.
     #[error("unknown entry type `{0}`")]
     UnknownType(String),
-    /// GNU sparse files in the PAX formats.
-    #[error(
-        "sparse file in a PAX format, which is not supported; store it with `tar --format=gnu` or unsparse"
-    )]
-    PaxSparse,
 }
 
 impl Error {

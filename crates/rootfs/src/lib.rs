@@ -18,6 +18,7 @@ mod policy;
 mod remove;
 mod root_dir;
 mod settle;
+mod sparse;
 mod store;
 mod tar_reader;
 mod tree_dump;

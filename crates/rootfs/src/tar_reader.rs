@@ -4,6 +4,7 @@
 //! The `tar` crate's own iterator is not used: it splits PAX records at newlines, which attribute values may
 //! hold, and reads extended headers of any size into memory.
 
+use std::collections::BTreeMap;
 use std::io::{self, Read};
 
 use tar::Header;
@@ -19,18 +20,19 @@ pub(crate) type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
 /// Extended headers that came before a header and describe the same entry.
 #[derive(Debug, Default)]
 pub(crate) struct Extensions {
-    /// PAX records in order; a later one of the same key wins. Global ones come first.
-    pub(crate) pax: Pairs,
+    /// PAX records; of two with one key the later counts.
+    pub(crate) pax: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// The records of the sparse format 0.0, whose keys repeat, in their order: offset and length by turns.
+    pub(crate) sparse: Vec<Vec<u8>>,
     pub(crate) long_name: Option<Vec<u8>>,
     pub(crate) long_link: Option<Vec<u8>>,
 }
 
 impl Extensions {
-    /// Value of the last PAX record of this key; an empty one takes back what came before.
+    /// Value of the PAX record of this key; an empty one takes back what the header says.
     pub(crate) fn pax(&self, key: &[u8]) -> Option<&[u8]> {
-        let last = self.pax.iter().rev().find(|(name, _)| name == key);
-        last.map(|(_, value)| value.as_slice())
-            .filter(|value| !value.is_empty())
+        let value = self.pax.get(key).map(Vec::as_slice);
+        value.filter(|value| !value.is_empty())
     }
 }
 
@@ -45,7 +47,6 @@ pub(crate) struct TarReader<R> {
     /// Of the current entry: data not lent out yet, and the padding behind it.
     data: u64,
     padding: u64,
-    global: Pairs,
     total_limit: u64,
     header_limit: u64,
 }
@@ -60,7 +61,6 @@ impl<R: Read> TarReader<R> {
             read: 0,
             data: 0,
             padding: 0,
-            global: Vec::new(),
             total_limit: limits.total_bytes,
             header_limit: limits.header_bytes,
         }
@@ -162,45 +162,36 @@ impl<R: Read> TarReader<R> {
             let Some(block) = self.block()? else {
                 return Ok(None);
             };
-            // Two zero blocks close an archive; like Go's and the `tar` crate, one is enough.
-            if block.iter().all(|byte| *byte == 0) {
-                return Ok(None);
+            // Two zero blocks close an archive, or one and the end. One between entries would hide them from some
+            // readers only; Go's archive/tar refuses it too.
+            if is_zero(&block) {
+                return match self.block()? {
+                    Some(next) if !is_zero(&next) => {
+                        Err(self.broken("something follows a lone zero block"))
+                    }
+                    _ => Ok(None),
+                };
             }
             let header = Header::from_byte_slice(&block).clone();
             self.check(&header)?;
             match header.as_bytes()[156] {
+                // A second one replaces the first, as in Go's archive/tar.
                 b'x' => {
-                    let records = self.extension(&header, &mut budget)?;
-                    extensions.pax.extend(self.records(&records)?);
+                    let bytes = self.extension(&header, &mut budget)?;
+                    (extensions.pax, extensions.sparse) = self.records(&bytes)?;
                 }
+                // Docker and containerd ignore them (containerd, pkg/archive/tar.go, `TypeXGlobalHeader`).
                 b'g' => {
-                    let records = self.extension(&header, &mut budget)?;
-                    let records = self.records(&records)?;
-                    for (key, value) in records {
-                        self.global.retain(|(name, _)| *name != key);
-                        self.global.push((key, value));
-                    }
-                    let held: usize = self
-                        .global
-                        .iter()
-                        .map(|(key, value)| key.len() + value.len())
-                        .sum();
-                    if held as u64 > self.header_limit {
-                        return Err(
-                            self.broken("global extended headers are over the limit on their size")
-                        );
-                    }
+                    let bytes = self.extension(&header, &mut budget)?;
+                    self.records(&bytes)?;
                 }
                 b'L' => {
-                    extensions.long_name = Some(c_string(self.extension(&header, &mut budget)?))
+                    extensions.long_name = Some(c_string(self.extension(&header, &mut budget)?));
                 }
                 b'K' => {
-                    extensions.long_link = Some(c_string(self.extension(&header, &mut budget)?))
+                    extensions.long_link = Some(c_string(self.extension(&header, &mut budget)?));
                 }
-                _ => {
-                    extensions.pax.splice(..0, self.global.iter().cloned());
-                    return Ok(Some((header, extensions)));
-                }
+                _ => return Ok(Some((header, extensions))),
             }
         }
     }
@@ -209,6 +200,16 @@ impl<R: Read> TarReader<R> {
     pub(crate) fn sparse_block(&mut self) -> Result<[u8; BLOCK], Error> {
         self.block()?
             .ok_or_else(|| self.broken("it ends within a sparse map"))
+    }
+
+    /// A block of the current entry's data.
+    pub(crate) fn data_block(&mut self) -> Result<[u8; BLOCK], Error> {
+        let Some(left) = self.data.checked_sub(BLOCK as u64) else {
+            return Err(self.broken("a sparse map is longer than its entry"));
+        };
+        let block = self.sparse_block()?;
+        self.data = left;
+        Ok(block)
     }
 
     /// Reads what is left behind the end mark, so that a verifying reader comes to its verdict.
@@ -240,7 +241,9 @@ impl<R: Read> TarReader<R> {
     fn extension(&mut self, header: &Header, budget: &mut u64) -> Result<Vec<u8>, Error> {
         let size = number(&header.as_old().size).and_then(|size| u64::try_from(size).ok());
         let size = size.ok_or_else(|| self.broken("bad size of an extended header"))?;
-        *budget = budget.checked_sub(size).ok_or_else(|| {
+        // Headers count too: there may be no end of empty ones.
+        let cost = size.saturating_add(BLOCK as u64);
+        *budget = budget.checked_sub(cost).ok_or_else(|| {
             let problem = EntryProblem::Limit {
                 what: "its extended header",
                 limit: self.header_limit,
@@ -261,8 +264,8 @@ impl<R: Read> TarReader<R> {
     }
 
     /// `LENGTH KEY=VALUE\n`, the length counting all of it in decimal.
-    fn records(&self, mut bytes: &[u8]) -> Result<Pairs, Error> {
-        let mut records = Vec::new();
+    fn records(&self, mut bytes: &[u8]) -> Result<Records, Error> {
+        let (mut records, mut sparse) = (BTreeMap::new(), Vec::new());
         while !bytes.is_empty() {
             let parsed = (|| {
                 let space = bytes.iter().take(20).position(|byte| *byte == b' ')?;
@@ -278,11 +281,28 @@ impl<R: Read> TarReader<R> {
             let Some((length, key, value)) = parsed else {
                 return Err(self.broken("malformed extended header"));
             };
-            records.push((key, value));
             bytes = &bytes[length..];
+            match key.as_slice() {
+                b"GNU.sparse.offset" | b"GNU.sparse.numbytes" => {
+                    if (sparse.len() % 2 == 0) != (key == b"GNU.sparse.offset") {
+                        return Err(self.broken("malformed extended header"));
+                    }
+                    sparse.push(value);
+                }
+                _ => {
+                    records.insert(key, value);
+                }
+            }
         }
-        Ok(records)
+        Ok((records, sparse))
     }
+}
+
+/// PAX records by key, and those of the sparse format 0.0 in order.
+type Records = (BTreeMap<Vec<u8>, Vec<u8>>, Vec<Vec<u8>>);
+
+fn is_zero(block: &[u8]) -> bool {
+    block.iter().all(|byte| *byte == 0)
 }
 
 fn c_string(mut bytes: Vec<u8>) -> Vec<u8> {

@@ -3,6 +3,8 @@
 //! Everything in `anyone` also runs as an ordinary user and as the only user of a user namespace.
 
 mod anyone;
+mod corpus;
+mod hostile_fixture;
 mod layer;
 mod mounted;
 mod users;

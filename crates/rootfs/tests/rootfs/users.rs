@@ -13,12 +13,23 @@ fn rerun(wrapper: &[&str], filter: &[&str]) {
     let program = temp.path().join("rootfs-tests");
     std::fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
     std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
+    // The checkout may be closed to others.
+    let fixtures = temp.path().join("hostile");
+    std::fs::create_dir(&fixtures).unwrap();
+    std::fs::set_permissions(&fixtures, PermissionsExt::from_mode(0o755)).unwrap();
+    for entry in std::fs::read_dir(crate::hostile_fixture::directory()).unwrap() {
+        let entry = entry.unwrap();
+        let copy = fixtures.join(entry.file_name());
+        std::fs::copy(entry.path(), &copy).unwrap();
+        std::fs::set_permissions(&copy, PermissionsExt::from_mode(0o644)).unwrap();
+    }
     let output = Command::new("setpriv")
         .args(["--reuid", "65534", "--regid", "65534", "--clear-groups"])
         .args(wrapper)
         .arg(&program)
         .args(filter)
         .env("TMPDIR", temp.path())
+        .env("SMOKEGATE_HOSTILE_FIXTURES", &fixtures)
         .env_remove("NEXTEST")
         .current_dir(temp.path())
         .output()

@@ -159,6 +159,48 @@ fn old_gnu_sparse_file_keeps_its_holes() {
     );
 }
 
+/// GNU tar is the one writer of these forms.
+#[test]
+fn every_form_of_sparse_file_that_gnu_tar_writes() {
+    use std::os::unix::fs::FileExt;
+    let temp = tempfile::tempdir().unwrap();
+    let path = temp.path().join("sparse");
+    let file = std::fs::File::create(&path).unwrap();
+    // More pieces than a header of the old form holds.
+    for piece in 0..40u64 {
+        file.write_all_at(&[b'a' + piece as u8 % 26; 5000], piece * 1_000_000)
+            .unwrap();
+    }
+    file.set_len(50 << 20).unwrap();
+    let forms: [&[&str]; 4] = [
+        &["--format=gnu"],
+        &["--format=posix", "--sparse-version=0.0"],
+        &["--format=posix", "--sparse-version=0.1"],
+        &["--format=posix", "--sparse-version=1.0"],
+    ];
+    for form in forms {
+        let output = std::process::Command::new("tar")
+            .args(["--create", "--sparse"])
+            .args(form)
+            .args(["--file=-", "sparse"])
+            .current_dir(temp.path())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        assert!(output.stdout.len() < 1 << 20, "{form:?} is not sparse");
+        let root = temp.path().join("root");
+        std::fs::create_dir(&root).unwrap();
+        let dir = RootDir::open(&root).unwrap();
+        apply_layer(&dir, output.stdout.as_slice(), &policy()).unwrap();
+        let unpacked = root.join("sparse");
+        let blocks = unpacked.metadata().unwrap().blocks();
+        assert!(blocks < 2048, "{form:?}: {blocks} blocks");
+        let same = std::fs::read(&unpacked).unwrap() == std::fs::read(&path).unwrap();
+        assert!(same, "{form:?}");
+        std::fs::remove_dir_all(&root).unwrap();
+    }
+}
+
 #[test]
 fn what_cannot_be_kept_is_counted_by_cause() {
     let layer = Layer::new()

@@ -2,6 +2,7 @@
 
 mod apply;
 mod hostile;
+mod hostile_fixtures;
 mod model;
 mod remove;
 mod settle;

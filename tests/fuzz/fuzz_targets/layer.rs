@@ -1,0 +1,5 @@
+//! Fuzzes `invariants::layer`, whose documentation says what must hold.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| invariants::layer::check(data));
