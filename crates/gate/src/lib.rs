@@ -6,6 +6,7 @@
 
 mod clearance;
 mod event;
+pub mod gate_file;
 mod log_capture;
 mod plan;
 mod port_map;

@@ -73,6 +73,13 @@ pub struct PortMapError {
     problem: String,
 }
 
+impl PortMapError {
+    /// Which part of it, without the text.
+    pub(crate) fn problem(&self) -> &str {
+        &self.problem
+    }
+}
+
 impl FromStr for PortMap {
     type Err = PortMapError;
 
