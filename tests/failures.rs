@@ -317,6 +317,14 @@ fn ended(run_as: RunAs) {
             )
             .log(&["GET /healthz HTTP/1.1 503", "exiting after 2 requests"])
             .hint(OWN_WORDS),
+            // It dies of the request that it answered well.
+            Case::text(
+                "entrypoint: /probe-target serve --exit-after 1",
+                "the entrypoint exited with code 3 after TIME, as soon as GET /healthz on port 8080 passed: a service \
+                 must keep running",
+            )
+            .log(&["GET /healthz HTTP/1.1 200", "exiting after 1 requests"])
+            .hint(OWN_WORDS),
         ],
     );
 }
@@ -378,6 +386,13 @@ fn unhealthy(run_as: RunAs) {
                  with code 1",
             )
             .log(&["GET /not-there HTTP/1.1 404"])
+            .hint("the image's HEALTHCHECK decides; --http PATH asks over HTTP instead"),
+            Case::text(
+                "entrypoint: /probe-target serve\nhealthcheck: --interval=500ms --timeout=300ms --retries=1 \
+                 CMD /probe-target hang",
+                "HEALTHCHECK `/probe-target hang` did not pass in TIME (N attempts): it did not finish within TIME",
+            )
+            .log(&["listening on 0.0.0.0:8080"])
             .hint("the image's HEALTHCHECK decides; --http PATH asks over HTTP instead"),
             Case::text(
                 "entrypoint: /probe-target serve\nhealthcheck: --interval=500ms --retries=1 CMD /no/curl",

@@ -8,6 +8,7 @@ mod cli;
 mod container;
 mod failures;
 mod host;
+mod pods;
 mod ship;
 mod sources;
 mod subuid;

@@ -81,12 +81,12 @@ pub(crate) struct RunArgs {
     /// GET this path until it answers 200 [default: the image's HEALTHCHECK, else /healthz]
     #[arg(long, value_name = "PATH")]
     pub(crate) http: Option<String>,
-    /// Time between attempts
-    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = duration)]
-    pub(crate) interval: std::time::Duration,
-    /// Wall clock until the probe must have passed
-    #[arg(long, value_name = "DURATION", default_value = "120s", value_parser = duration)]
-    pub(crate) within: std::time::Duration,
+    /// Time between attempts [default: 2s, or the gate file's]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub(crate) interval: Option<std::time::Duration>,
+    /// Wall clock until the probe must have passed [default: 120s, or the gate file's]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub(crate) within: Option<std::time::Duration>,
     /// Set a variable in the container; without a value, the caller's (repeatable)
     #[arg(short, long, value_name = "NAME[=VALUE]")]
     pub(crate) env: Vec<String>,
@@ -105,9 +105,18 @@ pub(crate) struct RunArgs {
     /// Directory for the receipt, the summary and the logs
     #[arg(long, value_name = "DIR", default_value = "smokegate-report")]
     pub(crate) report_dir: PathBuf,
+    /// Read variants, services and probes from this gate file [default: ./smokegate.yaml, if it is there]
+    #[arg(short, long, value_name = "FILE", conflicts_with = "no_file")]
+    pub(crate) file: Option<PathBuf>,
     /// Ignore ./smokegate.yaml
     #[arg(long)]
     pub(crate) no_file: bool,
+    /// Run only this variant of the gate file (repeatable)
+    #[arg(long, value_name = "NAME")]
+    pub(crate) variant: Vec<String>,
+    /// How many variants run side by side [default: the number of cores]
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    pub(crate) parallel: Option<usize>,
     /// Arguments for the entrypoint, instead of the image's CMD
     #[arg(last = true, value_name = "ARGS")]
     pub(crate) args: Vec<String>,
@@ -127,6 +136,9 @@ pub(crate) struct PublishArgs {
     /// Speak HTTP to registries that are not on loopback
     #[arg(long)]
     pub(crate) plain_http: bool,
+    /// Publish although only some of the variants were run
+    #[arg(long)]
+    pub(crate) allow_partial: bool,
     /// Trust the certificates in this PEM file too
     #[arg(long, value_name = "FILE")]
     pub(crate) ca_file: Option<PathBuf>,
@@ -200,6 +212,13 @@ fn duration(text: &str) -> Result<std::time::Duration, String> {
     match std::time::Duration::try_from(parsed) {
         Ok(duration) if !duration.is_zero() => Ok(duration),
         _ => Err("a duration must be longer than zero".to_owned()),
+    }
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(number) if number > 0 => Ok(number),
+        _ => Err(format!("`{text}` is not a number of at least 1")),
     }
 }
 

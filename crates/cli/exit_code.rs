@@ -12,6 +12,8 @@ pub(crate) enum ExitStatus {
     Usage = 2,
     /// This host, or the isolation level it allows, cannot judge the image.
     Host = 3,
+    /// A service or another source failed; the image was not judged.
+    Infrastructure = 4,
     /// The image cannot be read: corrupt, truncated, unsupported.
     Image = 5,
     /// Publishing failed and no tag was moved.

@@ -2,13 +2,21 @@
 
 use std::path::Path;
 
-use smokegate_gate::{Decision, Outcome, PlanError, Probe, Reason, VariantVerdict};
+use smokegate_gate::{
+    Decision, Inconclusive, LogTail, Outcome, PlanError, Probe, Reason, RunError, ServiceProblem,
+    VariantVerdict,
+};
 use smokegate_image::ErrorKind as ImageKind;
 use smokegate_registry::ErrorKind as RegistryKind;
 use smokegate_sandbox::{FillError, HostError, Listener, StartError, Step};
 
 use crate::exit_code::ExitStatus;
 use crate::printer::{Printer, Tone, harmless};
+
+// The same numbers on every Linux (asm-generic/errno-base.h).
+const ENOENT: i32 = 2;
+const ENOEXEC: i32 = 8;
+const EACCES: i32 = 13;
 
 /// Lines of a container's log that a failure shows.
 const LOG_LINES: usize = 20;
@@ -84,66 +92,106 @@ impl Failure {
         }
     }
 
-    /// The failure of a variant that did not pass.
-    pub(crate) fn of_variant(verdict: &VariantVerdict, log_file: &Path) -> Self {
+    /// The failure of a variant that did not pass; its logs are below `logs`.
+    pub(crate) fn of_variant(verdict: &VariantVerdict, logs: &Path) -> Self {
         let status = match verdict.decision {
+            Decision::Inconclusive(Inconclusive::Service { .. }) => ExitStatus::Infrastructure,
             Decision::Inconclusive(_) => ExitStatus::Host,
             _ => ExitStatus::GateFailed,
         };
         let mut failure = Self::new(status, verdict.cause());
-        failure.evidence.push(format!(
-            "variant: {}; asked: {}",
-            verdict.name, verdict.probe
-        ));
-        if let Some(last) = verdict.attempts.last() {
+        let asked = format!("variant: {}; asked: {}", verdict.name, verdict.asked());
+        failure.evidence.push(asked);
+        failure.hint = hint_of(verdict);
+        if let Decision::Inconclusive(Inconclusive::Service { name, problem }) = &verdict.decision {
+            // The app was not judged: what the service wrote is what matters.
+            if let ServiceProblem::NotReady {
+                last: Some((_, outcome)),
+                ..
+            }
+            | ServiceProblem::PostReady { outcome, .. } = problem
+            {
+                failure.quote_answer(outcome);
+            }
+            if let Some(service) = verdict.services.iter().find(|s| s.name == *name) {
+                failure.quote_log(name, &service.log, logs);
+            }
+            return failure;
+        }
+        failure.evidence.extend(verdict.dead_service());
+        let number = match &verdict.decision {
+            Decision::Failed(Reason::NotHealthy { probe, .. }) => *probe,
+            _ => 0,
+        };
+        if let Some((probe, last)) = verdict
+            .probes
+            .get(number)
+            .and_then(|probe| Some((probe, probe.attempts.last()?)))
+        {
             failure.evidence.push(format!(
                 "last of {} attempts, at {:.1} s: {}",
-                verdict.attempts.len(),
+                probe.attempts.len(),
                 last.at.as_secs_f64(),
                 last.outcome
             ));
-            let answer = answer_of(&last.outcome);
-            if !answer.is_empty() {
-                let heading = "its answer:".to_owned();
-                failure.quotes.push(Quote {
-                    heading,
-                    lines: answer,
-                });
-            }
+            failure.quote_answer(&last.outcome);
         }
-        let tail = &verdict.log;
-        if tail.total > 0 {
-            let shown = tail.lines.len().min(LOG_LINES);
-            let which = if tail.total == shown as u64 {
-                ""
-            } else {
-                "last "
-            };
-            let heading = format!(
-                "the container's {which}{shown} of {} lines (all in {}):",
-                tail.total,
-                log_file.display()
-            );
-            let lines = tail.lines[tail.lines.len() - shown..].iter();
-            let lines = lines.map(|line| line.text.clone()).collect();
-            failure.quotes.push(Quote { heading, lines });
-        } else if matches!(
-            verdict.decision,
-            Decision::Failed(Reason::Exited(_) | Reason::NotHealthy { .. })
-        ) {
+        if verdict.log.total == 0
+            && matches!(
+                verdict.decision,
+                Decision::Failed(Reason::Exited(_) | Reason::NotHealthy { .. })
+            )
+        {
             failure
                 .evidence
                 .push("the container wrote nothing to stdout or stderr".into());
         }
-        failure.hint = hint_of(verdict);
+        failure.quote_log(smokegate_gate::APP, &verdict.log, logs);
         failure
+    }
+
+    fn quote_answer(&mut self, outcome: &Outcome) {
+        let lines = answer_of(outcome);
+        if !lines.is_empty() {
+            self.quotes.push(Quote {
+                heading: "its answer:".to_owned(),
+                lines,
+            });
+        }
+    }
+
+    fn quote_log(&mut self, container: &str, tail: &LogTail, logs: &Path) {
+        if tail.total == 0 {
+            return;
+        }
+        let whose = if container == smokegate_gate::APP {
+            "the container".to_owned()
+        } else {
+            format!("service `{container}`")
+        };
+        let shown = tail.lines.len().min(LOG_LINES);
+        let which = if tail.total == shown as u64 {
+            ""
+        } else {
+            "last "
+        };
+        let file = logs.join(format!("{container}.log"));
+        let heading = format!(
+            "{whose}'s {which}{shown} of {} lines (all in {}):",
+            tail.total,
+            file.display()
+        );
+        let lines = tail.lines[tail.lines.len() - shown..].iter();
+        let lines = lines.map(|line| line.text.clone()).collect();
+        self.quotes.push(Quote { heading, lines });
     }
 }
 
 fn answer_of(outcome: &smokegate_gate::Outcome) -> Vec<String> {
     let text = match outcome {
         smokegate_gate::Outcome::Status { body, .. } => body,
-        smokegate_gate::Outcome::ExitCode { output, .. } => output,
+        smokegate_gate::Outcome::ExitCode { output, .. }
+        | smokegate_gate::Outcome::Unexpected { output, .. } => output,
         _ => return Vec::new(),
     };
     text.lines()
@@ -158,23 +206,23 @@ fn hint_of(verdict: &VariantVerdict) -> Option<String> {
         Decision::Passed => None,
         Decision::Failed(reason) => Some(match reason {
             Reason::NotStarted(StartError::Exec {
-                errno: 2,
+                errno: ENOENT,
                 file_exists: true,
                 ..
             }) => {
                 "install it in the image; a script with Windows line ends asks for an interpreter whose name ends in a carriage return".into()
             }
-            Reason::NotStarted(StartError::Exec { errno: 8, .. }) => {
+            Reason::NotStarted(StartError::Exec { errno: ENOEXEC, .. }) => {
                 "build the image for this machine (docker buildx build --platform …), or begin the script with a `#!` line".into()
             }
             Reason::NotStarted(StartError::Exec {
                 path: Some(_),
-                errno: 2,
+                errno: ENOENT,
                 ..
             }) => {
                 "name the program by its absolute path in ENTRYPOINT, or add its directory to ENV PATH".into()
             }
-            Reason::NotStarted(StartError::Exec { errno: 13, .. }) => {
+            Reason::NotStarted(StartError::Exec { errno: EACCES, .. }) => {
                 "RUN chmod +x it in the Dockerfile, or COPY --chmod=0755".into()
             }
             Reason::NotStarted(StartError::Exec { .. }) => {
@@ -193,17 +241,34 @@ fn hint_of(verdict: &VariantVerdict) -> Option<String> {
             Reason::Exited(_) => {
                 "the last lines above are the program's own; run it again with -v, or with --env for what it misses".into()
             }
-            Reason::NotHealthy { last, listening, .. } => {
-                not_healthy_hint(&verdict.probe, last.as_ref(), listening)
+            Reason::NotHealthy { probe, last, listening, .. } => {
+                not_healthy_hint(&verdict.probes[*probe].probe, last.as_ref(), listening)
             }
         }),
         Decision::Inconclusive(smokegate_gate::Inconclusive::Host(error)) => host_hint(error),
+        Decision::Inconclusive(Inconclusive::Service { problem, .. }) => {
+            Some(service_hint(problem).into())
+        }
         Decision::Inconclusive(smokegate_gate::Inconclusive::IdMap(_)) => {
             Some("run smokegate as root, where every id exists".into())
         }
         Decision::Inconclusive(smokegate_gate::Inconclusive::Port { .. }) => Some(
             "free the port (ss -ltnp shows who has it), or publish 0:PORT to take any free one".into(),
         ),
+    }
+}
+
+fn service_hint(problem: &ServiceProblem) -> &'static str {
+    match problem {
+        ServiceProblem::NotReady { .. } => {
+            "the image under test was not judged; if the service only needs longer, raise its `within`"
+        }
+        ServiceProblem::PostReady { .. } => {
+            "the image under test was not judged; correct the service's post_ready command"
+        }
+        ServiceProblem::NotStarted(_) | ServiceProblem::Exited(_) => {
+            "the image under test was not judged; correct the service's image, command or environment"
+        }
     }
 }
 
@@ -293,6 +358,18 @@ impl From<FillError> for Failure {
     }
 }
 
+impl From<RunError> for Failure {
+    fn from(error: RunError) -> Self {
+        let failure = Self::from(error.source);
+        if error.image == 0 || failure.status != ExitStatus::Image {
+            return failure;
+        }
+        // A service's image that cannot be read says nothing about the image under test.
+        let cause = format!("a service's image cannot be read: {}", failure.cause);
+        Self::new(ExitStatus::Infrastructure, cause)
+    }
+}
+
 impl From<PlanError> for Failure {
     fn from(error: PlanError) -> Self {
         match &error {
@@ -304,6 +381,10 @@ impl From<PlanError> for Failure {
                 .hint("give the Dockerfile an ENTRYPOINT or CMD, or name a program after --"),
             PlanError::StopSignal(_) => Self::new(ExitStatus::GateFailed, error.to_string())
                 .hint("name one in the Dockerfile, such as STOPSIGNAL SIGTERM"),
+            PlanError::Exposed(_) => Self::new(ExitStatus::GateFailed, error.to_string())
+                .hint("write it in the Dockerfile as PORT, PORT/tcp or FIRST-LAST/tcp, or name one with --publish 18080:PORT"),
+            PlanError::Volume(_) => Self::new(ExitStatus::GateFailed, error.to_string())
+                .hint("name a directory below / in the Dockerfile, such as VOLUME /data"),
             PlanError::Flag(_) => Self::usage(error.to_string()),
         }
     }
@@ -331,17 +412,32 @@ impl From<smokegate_image::Error> for Failure {
             ImageKind::Host => ExitStatus::Host,
             ImageKind::Image => ExitStatus::Image,
         };
-        let failure = Self::new(status, chain(&error));
-        match status {
-            ExitStatus::Image => {
-                failure.hint("nothing was run or published; build or copy the image again")
+        let hint = match status {
+            ExitStatus::Image => "nothing was run or published; build or copy the image again",
+            ExitStatus::Host if has_too_many_files(&error) => {
+                "raise the limit of open files (ulimit -n): a layout directory takes one for each blob"
             }
-            ExitStatus::Host => {
-                failure.hint("set TMPDIR to a directory with room for the uncompressed archive")
-            }
-            _ => failure,
-        }
+            ExitStatus::Host => "set TMPDIR to a directory with room for the uncompressed archive",
+            _ => return Self::new(status, chain(&error)),
+        };
+        Self::new(status, chain(&error)).hint(hint)
     }
+}
+
+/// Whether the cause is EMFILE or ENFILE.
+fn has_too_many_files(error: &smokegate_image::Error) -> bool {
+    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = next {
+        let errno = error
+            .downcast_ref::<std::io::Error>()
+            .and_then(|io| io.raw_os_error());
+        if let Some(errno) = errno {
+            return rustix::io::Errno::from_raw_os_error(errno) == rustix::io::Errno::MFILE
+                || rustix::io::Errno::from_raw_os_error(errno) == rustix::io::Errno::NFILE;
+        }
+        next = error.source();
+    }
+    false
 }
 
 /// What a registry's error means for the exit code, before any tag was moved.

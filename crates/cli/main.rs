@@ -4,6 +4,7 @@ mod args;
 mod commands;
 mod exit_code;
 mod failure;
+mod gate_file;
 mod pipeline;
 mod printer;
 mod receipt;

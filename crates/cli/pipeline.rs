@@ -1,10 +1,11 @@
 //! The story of the tool: image → gate → clearance → push → receipt.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use smokegate_gate::{Cleared, GatePlan, RunEnvironment, Verdict};
-use smokegate_image::{Compression, Image, ImageSource, OpenOptions};
+use smokegate_gate::{Cleared, RunEnvironment, Verdict};
+use smokegate_image::{Compression, DiffId, Image, ImageSource, Layer, LayerDigest, OpenOptions};
 use smokegate_registry::{Publisher, PushReport, Target};
 use smokegate_sandbox::IdMap;
 use tokio::sync::mpsc;
@@ -12,6 +13,7 @@ use tokio::sync::mpsc;
 use crate::args::Compress;
 use crate::exit_code::ExitStatus;
 use crate::failure::Failure;
+use crate::gate_file::Prepared;
 use crate::printer::Printer;
 use crate::report;
 use crate::run_dir::RunDir;
@@ -72,42 +74,38 @@ pub(crate) struct GateSettings {
 /// Runs every variant.
 pub(crate) async fn gate(
     image: &Image,
-    plan: &GatePlan,
+    prepared: &Prepared,
     settings: &GateSettings,
     printer: Printer,
 ) -> Result<Verdict, Failure> {
     let store = &settings.store;
-    std::fs::create_dir_all(store)
-        .and_then(|()| RunDir::create(store))
-        .map_err(|error| {
-            let call = format!("making a directory in {}", store.display());
-            Failure::from(smokegate_sandbox::HostError::store(&call, error))
-        })
-        .map(|run_dir| async move {
-            let environment = RunEnvironment {
-                store: settings.id_map.store_in(store),
-                run_dir: run_dir.path(),
-                log_dir: settings.report_dir.join("logs"),
-                id_map: settings.id_map.clone(),
-                limits: *image.limits(),
-            };
-            printer.step(format!("isolation: {}", settings.id_map.isolation()));
-            let (sender, mut events) = mpsc::unbounded_channel();
-            let show = async {
-                while let Some(event) = events.recv().await {
-                    report::progress::show(printer, &event);
-                }
-            };
-            let run = async {
-                let verdict = smokegate_gate::run(image, plan, &environment, &sender).await;
-                drop(sender);
-                verdict
-            };
-            let (verdict, ()) = tokio::join!(run, show);
-            drop(run_dir);
-            verdict.map_err(Failure::from)
-        })?
-        .await
+    let run_dir = std::fs::create_dir_all(store).and_then(|()| RunDir::create(store));
+    let run_dir = run_dir.map_err(|error| {
+        let call = format!("making a directory in {}", store.display());
+        Failure::from(smokegate_sandbox::HostError::store(&call, error))
+    })?;
+    let environment = RunEnvironment {
+        store: settings.id_map.store_in(store),
+        run_dir: run_dir.path(),
+        log_dir: settings.report_dir.join("logs"),
+        id_map: settings.id_map.clone(),
+        limits: *image.limits(),
+    };
+    printer.step(format!("isolation: {}", settings.id_map.isolation()));
+    let (sender, mut events) = mpsc::unbounded_channel();
+    let show = async {
+        while let Some(event) = events.recv().await {
+            report::progress::show(printer, &event);
+        }
+    };
+    let run = async {
+        let Prepared { plan, services, .. } = prepared;
+        let verdict = smokegate_gate::run(image, services, plan, &environment, &sender).await;
+        drop(sender);
+        verdict
+    };
+    let (verdict, ()) = tokio::join!(run, show);
+    Ok(verdict?)
 }
 
 /// Publishes an image that a verdict cleared.
@@ -118,21 +116,16 @@ pub(crate) async fn publish_cleared(
     printer: Printer,
 ) -> Result<(PushReport, Duration), Failure> {
     let image = cleared.get();
-    // The layers that were run were verified when they were unpacked; the other platforms' were not.
-    let tested: Vec<_> = image
-        .selected()
-        .layers
-        .iter()
-        .map(|layer| layer.diff_id.clone())
-        .collect();
-    let tested_blobs: Vec<_> = image
-        .selected()
-        .layers
-        .iter()
-        .map(|layer| layer.blob.digest().clone())
-        .collect();
-    let known = move |blob: &smokegate_image::LayerDigest, diff_id: &smokegate_image::DiffId| {
-        tested.contains(diff_id) && tested_blobs.contains(&blob.0)
+    // The layers that were run have been verified; those of the other platforms have not.
+    let pair = |layer: &Layer| {
+        (
+            LayerDigest(layer.blob.digest().clone()),
+            layer.diff_id.clone(),
+        )
+    };
+    let tested: HashSet<_> = image.selected().layers.iter().map(pair).collect();
+    let known = move |blob: &LayerDigest, diff_id: &DiffId| {
+        tested.contains(&(blob.clone(), diff_id.clone()))
     };
     let clone = image.clone();
     blocking(move || clone.verify_layers(known)).await??;
@@ -147,7 +140,10 @@ pub(crate) async fn publish(
     printer: Printer,
 ) -> Result<(PushReport, Duration), Failure> {
     let began = Instant::now();
-    let observer = std::sync::Arc::new(report::publishing::Progress(printer));
+    let observer = std::sync::Arc::new(report::publishing::Progress {
+        printer,
+        root: image.digest().clone(),
+    });
     let report = publisher
         .push(image, targets, observer)
         .await

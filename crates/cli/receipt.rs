@@ -4,13 +4,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use smokegate_gate::{Decision, GatePlan, VariantVerdict, Verdict};
+use smokegate_gate::{Decision, ProbeVerdict, VariantVerdict, Verdict};
 use smokegate_image::{Digest, Image, PlatformImage};
 use smokegate_registry::PushReport;
 use smokegate_sandbox::ExitStatus as ProcessStatus;
 
 use crate::exit_code::ExitStatus;
 use crate::failure::Failure;
+use crate::gate_file::Prepared;
 
 /// Raised when a field changes its meaning or goes; new fields do not raise it.
 const VERSION: u32 = 1;
@@ -34,6 +35,9 @@ pub(crate) struct Receipt {
     pub(crate) plan: Option<Digest>,
     #[serde(default)]
     pub(crate) variants: Vec<VariantRecord>,
+    /// The images of the services.
+    #[serde(default)]
+    pub(crate) services: Vec<PlatformRecord>,
     /// Milliseconds of the stages before the variants.
     #[serde(default)]
     pub(crate) timings_ms: RunTimings,
@@ -115,13 +119,27 @@ pub(crate) struct VariantRecord {
     /// The cause in one sentence, when it did not pass.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) cause: Option<String>,
-    pub(crate) probe: String,
-    pub(crate) attempts: Vec<AttemptRecord>,
+    pub(crate) probes: Vec<ProbeRecord>,
+    pub(crate) services: Vec<ServiceRecord>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) exit: Option<ExitRecord>,
     pub(crate) ports: Vec<PortRecord>,
     pub(crate) log_lines: u64,
     pub(crate) timings_ms: VariantTimings,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct ProbeRecord {
+    pub(crate) probe: String,
+    pub(crate) attempts: Vec<AttemptRecord>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct ServiceRecord {
+    pub(crate) name: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) exit: Option<ExitRecord>,
+    pub(crate) log_lines: u64,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -191,6 +209,7 @@ impl Receipt {
             isolation: None,
             plan: None,
             variants: Vec::new(),
+            services: Vec::new(),
             timings_ms: RunTimings {
                 open: millis(opened),
                 ..RunTimings::default()
@@ -216,7 +235,10 @@ impl Receipt {
     }
 
     /// Adds what the gate decided.
-    pub(crate) fn record_verdict(&mut self, verdict: &Verdict, plan: &GatePlan) {
+    pub(crate) fn record_verdict(&mut self, verdict: &Verdict, prepared: &Prepared) {
+        let plan = &prepared.plan;
+        self.partial = prepared.partial;
+        self.services = prepared.services.iter().map(platform_record).collect();
         self.verdict = Some(overall(verdict));
         self.plan = Some(Digest::sha256(format!("{plan:?}").as_bytes()));
         self.isolation = Some(IsolationRecord {
@@ -344,20 +366,17 @@ fn variant_record(variant: &VariantVerdict) -> VariantRecord {
         name: variant.name.clone(),
         verdict: word(variant),
         cause: (!cause.is_empty()).then_some(cause),
-        probe: variant.probe.to_string(),
-        attempts: variant
-            .attempts
+        probes: variant.probes.iter().map(probe_record).collect(),
+        services: variant
+            .services
             .iter()
-            .map(|attempt| AttemptRecord {
-                at_ms: millis(attempt.at),
-                took_ms: millis(attempt.took),
-                outcome: attempt.outcome.to_string(),
+            .map(|service| ServiceRecord {
+                name: service.name.clone(),
+                exit: service.exit.map(exit_record),
+                log_lines: service.log.total,
             })
             .collect(),
-        exit: variant.exit.map(|status| match status {
-            ProcessStatus::Code(code) => ExitRecord::Code(code),
-            ProcessStatus::Signal(signal) => ExitRecord::Signal(signal),
-        }),
+        exit: variant.exit.map(exit_record),
         ports: variant
             .ports
             .iter()
@@ -373,5 +392,24 @@ fn variant_record(variant: &VariantVerdict) -> VariantRecord {
             probe: variant.timings.probe.map(millis),
             total: millis(variant.timings.total),
         },
+    }
+}
+
+fn probe_record(probe: &ProbeVerdict) -> ProbeRecord {
+    let attempts = probe.attempts.iter().map(|attempt| AttemptRecord {
+        at_ms: millis(attempt.at),
+        took_ms: millis(attempt.took),
+        outcome: attempt.outcome.to_string(),
+    });
+    ProbeRecord {
+        probe: probe.probe.to_string(),
+        attempts: attempts.collect(),
+    }
+}
+
+fn exit_record(status: ProcessStatus) -> ExitRecord {
+    match status {
+        ProcessStatus::Code(code) => ExitRecord::Code(code),
+        ProcessStatus::Signal(signal) => ExitRecord::Signal(signal),
     }
 }

@@ -2,6 +2,7 @@
 
 use std::env;
 use std::ffi::OsString;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use smokegate_gate::GateRequest;
@@ -13,10 +14,8 @@ use crate::args::{CommonArgs, PublishArgs, RunArgs, SourceArgs};
 use crate::exit_code::ExitStatus;
 use crate::failure::Failure;
 
-/// The gate file of a later version; running without what it asks for would be a false pass.
-const GATE_FILE: &str = "smokegate.yaml";
-/// Time one HTTP attempt may take.
-const HTTP_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(2);
+/// The most of an env file that is read.
+const MAX_ENV_FILE: u64 = 1 << 20;
 
 /// Where the layer store is.
 pub(crate) fn store(common: &CommonArgs) -> Result<PathBuf, Failure> {
@@ -48,32 +47,16 @@ pub(crate) fn open_options(source: &SourceArgs) -> OpenOptions {
     options
 }
 
+/// How the images of services are read: for the host's platform.
+pub(crate) fn default_open_options() -> OpenOptions {
+    OpenOptions::new(env::temp_dir())
+}
+
 /// What the run is asked for.
 pub(crate) fn gate_request(run: &RunArgs) -> Result<GateRequest, Failure> {
-    if !run.no_file && Path::new(GATE_FILE).exists() {
-        return Err(
-            Failure::usage(format!("this version does not read `{GATE_FILE}` yet")).hint(
-                "pass --no-file to run without it; a run must not skip what it asks for silently",
-            ),
-        );
-    }
     let mut variables = Vec::new();
     for file in &run.env_file {
-        let text = std::fs::read_to_string(file).map_err(|error| {
-            Failure::usage(format!(
-                "cannot read the env file `{}`: {error}",
-                file.display()
-            ))
-        })?;
-        for (number, line) in text.lines().enumerate() {
-            let line = line.trim();
-            if line.is_empty() || line.starts_with('#') {
-                continue;
-            }
-            let place = || format!("`{}` line {}", file.display(), number + 1);
-            variables
-                .extend(variable(line).map_err(|e| Failure::usage(format!("{}: {e}", place())))?);
-        }
+        variables.extend(env_file(file).map_err(Failure::usage)?);
     }
     for entry in &run.env {
         variables.extend(variable(entry).map_err(|e| Failure::usage(format!("--env {e}")))?);
@@ -83,12 +66,36 @@ pub(crate) fn gate_request(run: &RunArgs) -> Result<GateRequest, Failure> {
         http: run.http.clone(),
         interval: run.interval,
         within: run.within,
-        timeout: HTTP_TIMEOUT,
         env: variables,
         user: run.user.clone(),
         entrypoint: run.entrypoint.clone(),
         args: run.args.clone(),
     })
+}
+
+/// The variables of an env file: one `NAME=VALUE` a line, `#` begins a comment.
+pub(crate) fn env_file(file: &Path) -> Result<Vec<String>, String> {
+    let shown = file.display();
+    let mut text = String::new();
+    std::fs::File::open(file)
+        .and_then(|opened| opened.take(MAX_ENV_FILE).read_to_string(&mut text))
+        .map_err(|error| format!("cannot read the env file `{shown}`: {error}"))?;
+    let mut variables = Vec::new();
+    for (number, line) in text.lines().enumerate() {
+        let line = line.trim_start();
+        if !line.is_empty() && !line.starts_with('#') {
+            // The line may hold a secret, so that the message names its place only.
+            let read = variable(line)
+                .map_err(|_| format!("`{shown}` line {} is not NAME=VALUE", number + 1));
+            variables.extend(read?);
+        }
+    }
+    Ok(variables)
+}
+
+/// How many variants run side by side where nobody says.
+pub(crate) fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
 /// `NAME=VALUE`; or `NAME`, which takes the caller's value and is left out when there is none (docker run).

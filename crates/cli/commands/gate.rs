@@ -3,6 +3,7 @@
 use crate::args::{CommonArgs, GateArgs};
 use crate::exit_code::ExitStatus;
 use crate::failure::Failure;
+use crate::gate_file::LoadedFile;
 use crate::pipeline::{self, GateSettings};
 use crate::printer::Printer;
 use crate::receipt::Receipt;
@@ -13,18 +14,19 @@ pub(crate) async fn run(
     common: &CommonArgs,
     printer: Printer,
 ) -> Result<ExitStatus, Failure> {
-    let request = settings::gate_request(&args.run)?;
+    let file = LoadedFile::find(&args.run, false, printer)?;
     let settings = GateSettings {
         store: settings::store(common)?,
         report_dir: args.run.report_dir.clone(),
         id_map: settings::id_map(&args.run)?,
     };
+    super::check_isolation(file.as_ref(), &settings.id_map)?;
     let named = args.source.image.to_string();
     let options = settings::open_options(&args.source);
     let (image, opened) = pipeline::open(args.source.image, options, printer).await?;
-    let plan = super::plan(&request, &image, &named, opened, &settings.report_dir)?;
     let mut receipt = Receipt::new(named, &image, opened);
-    let verdict = super::gate(&image, &plan, &settings, &mut receipt, printer).await?;
+    let prepared = super::prepare(file.as_ref(), &args.run, &image, &mut receipt, printer).await?;
+    let verdict = super::gate(&image, &prepared, &settings, &mut receipt, printer).await?;
     super::report(
         &receipt,
         &verdict,

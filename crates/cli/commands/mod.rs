@@ -12,16 +12,18 @@ use std::time::Duration;
 
 use clap::Parser;
 use clap::error::ErrorKind;
-use smokegate_gate::{Decision, GatePlan, GateRequest, Verdict};
+use smokegate_gate::{Decision, Verdict};
 use smokegate_image::Image;
+use smokegate_sandbox::IdMap;
 
-use crate::args::{Arguments, Command, Format};
+use crate::args::{Arguments, Command, Format, RunArgs};
 use crate::exit_code::ExitStatus;
 use crate::failure::Failure;
+use crate::gate_file::{LoadedFile, Prepared};
 use crate::pipeline::{self, GateSettings};
 use crate::printer::Printer;
 use crate::receipt::Receipt;
-use crate::report::{github, summary};
+use crate::report::{github, publishing, summary};
 use crate::settings;
 
 /// How long an interrupted run may take to end its pods.
@@ -55,13 +57,26 @@ pub(crate) fn main() -> ExitCode {
     };
     let status = runtime.block_on(async {
         // Dropping the command's future ends its pods and removes its directories.
-        tokio::select! {
-            status = run(arguments, printer) => status,
-            status = interrupted() => {
-                let word = if status == ExitStatus::Interrupted { "interrupted" } else { "terminated" };
+        let mut command = std::pin::pin!(run(arguments, printer));
+        let mut deferred = false;
+        loop {
+            let status = tokio::select! {
+                status = &mut command => return status,
+                status = interrupted() => status,
+            };
+            let word = match status {
+                ExitStatus::Interrupted => "interrupted",
+                _ => "terminated",
+            };
+            if !publishing::tags_are_moving() || deferred {
                 printer.always(format!("{word}: everything that ran was stopped and removed"));
-                status
+                return status;
             }
+            // Half-moved tags are worse than a late end, and only the end can say where they are.
+            deferred = true;
+            printer.always(format!(
+                "{word}: the tags are being moved; ending after the last one (interrupt again to end at once)"
+            ));
         }
     });
     match status {
@@ -92,16 +107,19 @@ async fn run(arguments: Arguments, printer: Printer) -> ExitStatus {
 
 async fn interrupted() -> ExitStatus {
     use tokio::signal::unix::{SignalKind, signal};
-    match (
-        signal(SignalKind::interrupt()),
-        signal(SignalKind::terminate()),
-    ) {
-        (Ok(mut interrupt), Ok(mut terminate)) => tokio::select! {
-            _ = interrupt.recv() => ExitStatus::Interrupted,
-            _ = terminate.recv() => ExitStatus::Terminated,
-        },
+    let signals = [
+        SignalKind::interrupt(),
+        SignalKind::terminate(),
+        SignalKind::hangup(),
+    ];
+    let [Ok(mut interrupt), Ok(mut terminate), Ok(mut hangup)] = signals.map(signal) else {
         // Without handlers the signals' default action ends the process.
-        _ => std::future::pending().await,
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = interrupt.recv() => ExitStatus::Interrupted,
+        _ = terminate.recv() => ExitStatus::Terminated,
+        _ = hangup.recv() => ExitStatus::Terminated,
     }
 }
 
@@ -116,40 +134,67 @@ fn ask_for_reports_of_bugs(printer: Printer) {
 }
 
 /// Settles what will be run. An image with nothing to run has failed, and the receipt says so.
-fn plan(
-    request: &GateRequest,
+async fn prepare(
+    file: Option<&LoadedFile>,
+    run: &RunArgs,
     image: &Image,
-    named: &str,
-    opened: Duration,
-    report_dir: &Path,
-) -> Result<GatePlan, Failure> {
-    smokegate_gate::plan(request, &image.selected().config).map_err(|error| {
-        let failure = Failure::from(error);
-        if failure.status != ExitStatus::GateFailed {
-            return failure;
-        }
-        let mut receipt = Receipt::new(named.to_owned(), image, opened);
-        receipt.record_failure(&failure);
-        match write_reports(&receipt, report_dir) {
-            Ok(()) => failure,
-            Err(unwritable) => unwritable,
-        }
-    })
+    receipt: &mut Receipt,
+    printer: Printer,
+) -> Result<Prepared, Failure> {
+    let request = settings::gate_request(run)?;
+    let prepared = match file {
+        Some(file) => file.prepare(&request, run, image, printer).await,
+        None if !run.variant.is_empty() => Err(Failure::usage(
+            "--variant names a variant of a gate file, and there is none",
+        )
+        .hint("name the file with --file, or leave --variant out")),
+        None => smokegate_gate::plan(&request, &image.selected().config)
+            .map(|plan| Prepared {
+                plan,
+                services: Vec::new(),
+                partial: false,
+            })
+            .map_err(Failure::from),
+    };
+    if let Err(failure) = &prepared
+        && failure.status == ExitStatus::GateFailed
+    {
+        receipt.record_failure(failure);
+        write_reports(receipt, &run.report_dir)?;
+    }
+    prepared
+}
+
+/// Refuses an isolation level below the one that the gate file asks for.
+fn check_isolation(file: Option<&LoadedFile>, id_map: &IdMap) -> Result<(), Failure> {
+    match file.and_then(LoadedFile::min_isolation) {
+        Some(least) if id_map.isolation() < least => Err(Failure::new(
+            ExitStatus::Host,
+            format!(
+                "the gate file asks for isolation level `{least}` at least, and this run gets `{}`",
+                id_map.isolation()
+            ),
+        )
+        .hint(
+            "run smokegate as root, or give this user subordinate ids (subuid) and install uidmap",
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// Runs every variant and records the verdict; the receipt is written also when there is none.
 async fn gate(
     image: &Image,
-    plan: &GatePlan,
+    prepared: &Prepared,
     settings: &GateSettings,
     receipt: &mut Receipt,
     printer: Printer,
 ) -> Result<Verdict, Failure> {
     // Before anything runs: a report that cannot be written is found out now.
     write_reports(receipt, &settings.report_dir)?;
-    match pipeline::gate(image, plan, settings, printer).await {
+    match pipeline::gate(image, prepared, settings, printer).await {
         Ok(verdict) => {
-            receipt.record_verdict(&verdict, plan);
+            receipt.record_verdict(&verdict, prepared);
             Ok(verdict)
         }
         Err(failure) => {
@@ -199,13 +244,13 @@ fn report(
         if let Decision::Passed = variant.decision {
             continue;
         }
-        let log = report_dir.join("logs").join(&variant.name).join("app.log");
-        let failure = Failure::of_variant(variant, &log);
+        let logs = report_dir.join("logs").join(&variant.name);
+        let failure = Failure::of_variant(variant, &logs);
         failure.show(printer, fence.as_ref());
-        // The image's fault outweighs the host's.
+        // The first that applies of 1, 3 and 4.
         status = match status {
-            ExitStatus::GateFailed => status,
-            _ => failure.status,
+            ExitStatus::Success => failure.status,
+            earlier => earlier.min(failure.status),
         };
     }
     Ok(status)

@@ -1,10 +1,11 @@
 //! `smokegate ship`: gate an image, then publish the very bytes that passed to every tag.
 
-use smokegate_registry::Publisher;
+use smokegate_registry::{Publisher, Target};
 
 use crate::args::{CommonArgs, ShipArgs};
 use crate::exit_code::ExitStatus;
 use crate::failure::Failure;
+use crate::gate_file::LoadedFile;
 use crate::pipeline::{self, GateSettings};
 use crate::printer::Printer;
 use crate::receipt::Receipt;
@@ -15,22 +16,33 @@ pub(crate) async fn run(
     common: &CommonArgs,
     printer: Printer,
 ) -> Result<ExitStatus, Failure> {
-    let targets = args.publish.tag.clone();
+    let file = LoadedFile::find(&args.run, args.publish.tag.is_empty(), printer)?;
+    let targets = match &file {
+        Some(file) if args.publish.tag.is_empty() => targets(&file.tags())?,
+        _ => args.publish.tag.clone(),
+    };
     if targets.is_empty() {
         return Err(Failure::usage("no tag to publish to")
             .hint("name one or more with --tag REGISTRY/REPO:TAG, or only judge the image with `smokegate gate`"));
     }
-    let request = settings::gate_request(&args.run)?;
+    if !args.run.variant.is_empty() && !args.publish.allow_partial {
+        return Err(Failure::usage(
+            "a run of some variants does not clear an image for publishing",
+        )
+        .hint("leave --variant out, or say --allow-partial"));
+    }
     let settings = GateSettings {
         store: settings::store(common)?,
         report_dir: args.run.report_dir.clone(),
         id_map: settings::id_map(&args.run)?,
     };
+    super::check_isolation(file.as_ref(), &settings.id_map)?;
     let named = args.source.image.to_string();
     let options = settings::open_options(&args.source);
     let spool = options.spool_dir.clone();
     let (image, opened) = pipeline::open(args.source.image, options, printer).await?;
-    let plan = super::plan(&request, &image, &named, opened, &settings.report_dir)?;
+    let mut receipt = Receipt::new(named.clone(), &image, opened);
+    let prepared = super::prepare(file.as_ref(), &args.run, &image, &mut receipt, printer).await?;
 
     let publisher = Publisher::new(
         settings::registry_options(&args.publish),
@@ -41,7 +53,7 @@ pub(crate) async fn run(
 
     let image = pipeline::compress(image, args.publish.compress, spool, printer).await?;
     let mut receipt = Receipt::new(named, &image, opened);
-    let verdict = super::gate(&image, &plan, &settings, &mut receipt, printer).await?;
+    let verdict = super::gate(&image, &prepared, &settings, &mut receipt, printer).await?;
 
     let published = match verdict.clear(image.clone()) {
         Err(_) => Ok(()),
@@ -66,4 +78,13 @@ pub(crate) async fn run(
         printer,
     )?;
     published.map(|()| status)
+}
+
+/// The gate file's tags.
+fn targets(written: &[String]) -> Result<Vec<Target>, Failure> {
+    let parse = |tag: &String| {
+        tag.parse()
+            .map_err(|error| Failure::usage(format!("the gate file's tag `{tag}`: {error}")))
+    };
+    written.iter().map(parse).collect()
 }

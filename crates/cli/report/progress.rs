@@ -28,7 +28,7 @@ pub(crate) fn show(printer: Printer, event: &Event) {
             variant,
             args,
             ports,
-            probe,
+            probes,
         } => {
             printer.step(format!(
                 "variant {variant}: running `{}`",
@@ -44,10 +44,18 @@ pub(crate) fn show(printer: Printer, event: &Event) {
                     port.host, port.container
                 ));
             }
-            printer.step(format!(
-                "variant {variant}: asking {}",
-                harmless(&probe.to_string())
-            ));
+            for probe in probes {
+                let probe = harmless(&probe.to_string());
+                printer.step(format!("variant {variant}: asking {probe}"));
+            }
+        }
+        Event::Service {
+            variant,
+            service,
+            ready,
+        } => {
+            let word = if *ready { "ready" } else { "failed" };
+            printer.step(format!("variant {variant}: service {service}: {word}"));
         }
         Event::Asked {
             variant,

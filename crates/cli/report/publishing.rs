@@ -1,5 +1,8 @@
 //! What people see of a push: its events, its sum, and where every tag is when it failed.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use smokegate_image::Digest;
 use smokegate_registry::{BlobOutcome, PushError, PushEvent, PushObserver, PushReport};
 
 use super::progress::size;
@@ -7,9 +10,21 @@ use crate::exit_code::ExitStatus;
 use crate::failure::{Failure, chain};
 use crate::printer::Printer;
 
+/// Set when everything is uploaded and the next thing to change is a tag. One process publishes once.
+static TAGS_MOVE: AtomicBool = AtomicBool::new(false);
+
+/// Whether a tag may be elsewhere than before, so that the push must not be broken off silently.
+pub(crate) fn tags_are_moving() -> bool {
+    TAGS_MOVE.load(Ordering::Relaxed)
+}
+
 /// Shows a push as it goes.
 #[derive(Debug)]
-pub(crate) struct Progress(pub(crate) Printer);
+pub(crate) struct Progress {
+    pub(crate) printer: Printer,
+    /// The document that tags will point to; it is written last before them.
+    pub(crate) root: Digest,
+}
 
 impl PushObserver for Progress {
     fn event(&self, event: PushEvent<'_>) {
@@ -18,7 +33,7 @@ impl PushObserver for Progress {
                 destination,
                 digest,
                 reason,
-            } => self.0.step(format!(
+            } => self.printer.step(format!(
                 "publishing: {destination}: {} is tried again: {}",
                 digest.short(),
                 chain(reason)
@@ -34,11 +49,14 @@ impl PushObserver for Progress {
                     BlobOutcome::Mounted => "mounted",
                     BlobOutcome::Present => "there already",
                 };
-                self.0.detail(format!(
+                self.printer.detail(format!(
                     "publishing: {destination}: {} ({}) {how}",
                     digest.short(),
                     size(bytes)
                 ));
+            }
+            PushEvent::ManifestDone { digest, .. } if *digest == self.root => {
+                TAGS_MOVE.store(true, Ordering::Relaxed);
             }
             PushEvent::TagDone {
                 target,
@@ -46,14 +64,14 @@ impl PushObserver for Progress {
                 digest,
             } => match previous {
                 Some(previous) if previous == digest => {
-                    self.0
+                    self.printer
                         .step(format!("published: {target} (it was there already)"));
                 }
                 Some(previous) => {
-                    self.0
+                    self.printer
                         .step(format!("published: {target} (it was {})", previous.short()));
                 }
-                None => self.0.step(format!("published: {target}")),
+                None => self.printer.step(format!("published: {target}")),
             },
             _ => {}
         }
@@ -82,6 +100,10 @@ pub(crate) fn failure(status: ExitStatus, error: &PushError) -> Failure {
             failure = failure.evidence(format!("{}: was {}, is {}", tag.target, tag.was, tag.now));
         }
         failure = failure.hint("run the same command again to move the remaining tags, or put the moved ones back by the digests above");
+    } else if status == ExitStatus::Image {
+        failure = failure
+            .evidence("no tag was moved")
+            .hint("the image is corrupt, or its file was changed after it was opened");
     } else if status == ExitStatus::PublishFailed {
         failure = failure.evidence("no tag was moved");
         failure.hint = error.source.hint().map(str::to_owned);

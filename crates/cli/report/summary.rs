@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::receipt::{Receipt, VerdictWord};
+use crate::receipt::{Receipt, VariantRecord, VerdictWord};
 
 /// The Markdown text.
 pub(crate) fn markdown(receipt: &Receipt) -> String {
@@ -35,7 +35,7 @@ pub(crate) fn markdown(receipt: &Receipt) -> String {
                 text,
                 "| {} | {verdict} | {} | {:.2} s | {} |",
                 cell(&variant.name),
-                cell(&variant.probe),
+                cell(&asked(variant)),
                 variant.timings_ms.total as f64 / 1000.0,
                 cell(variant.cause.as_deref().unwrap_or(""))
             );
@@ -59,6 +59,16 @@ pub(crate) fn markdown(receipt: &Receipt) -> String {
         );
     }
     text
+}
+
+/// What was asked of the app, in words.
+fn asked(variant: &VariantRecord) -> String {
+    let probes: Vec<_> = variant
+        .probes
+        .iter()
+        .map(|probe| probe.probe.as_str())
+        .collect();
+    probes.join(", ")
 }
 
 /// Text that cannot end a table cell or become markup.

@@ -27,7 +27,16 @@ pub enum Event {
         /// Ports on the host.
         ports: Vec<PublishedPort>,
         /// What will be asked.
-        probe: Probe,
+        probes: Vec<Probe>,
+    },
+    /// A service is ready, or will not be.
+    Service {
+        /// The variant.
+        variant: String,
+        /// The service.
+        service: String,
+        /// Which of the two.
+        ready: bool,
     },
     /// A probe was answered, or not.
     Asked {

@@ -5,27 +5,34 @@
 //! plan and verdict do no I/O and read no clock.
 
 mod clearance;
+mod container_run;
+mod draft;
 mod event;
 pub mod gate_file;
 mod log_capture;
 mod plan;
+mod port;
 mod port_map;
 mod probe;
+mod request;
+mod resolve;
 mod runner;
 mod schedule;
 mod signal;
+mod variant;
 mod verdict;
 
 pub use clearance::{Blocked, Cleared};
 pub use event::Event;
 pub use log_capture::{LogLine, LogTail, Stream};
-pub use plan::{
-    ContainerPlan, GatePlan, GateRequest, HostPort, PlanError, PortMap, PortMapError, Probe,
-    VariantPlan, plan,
-};
+pub use plan::{APP, ContainerPlan, GatePlan, Probe, ProbePlan, ServicePlan, VariantPlan};
+pub use port::{HostPort, PortMap, PortMapError};
 pub use probe::{Observation, Outcome};
-pub use runner::{RunEnvironment, run};
+pub use request::{GateRequest, PlanError, plan};
+pub use resolve::{ResolveError, ResolveInput, resolve, service_images};
+pub use runner::{RunEnvironment, RunError, run};
 pub use schedule::{GaveUp, Next, Schedule, Timing};
 pub use verdict::{
-    Decision, ExitReason, Inconclusive, PublishedPort, Reason, Timings, VariantVerdict, Verdict,
+    Decision, ExitReason, Inconclusive, ProbeVerdict, PublishedPort, Reason, ServiceProblem,
+    ServiceVerdict, Timings, VariantVerdict, Verdict,
 };

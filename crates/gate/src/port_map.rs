@@ -3,13 +3,17 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use smokegate_sandbox::Sandbox;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
-use crate::plan::{HostPort, PortMap};
+use crate::port::{HostPort, PortMap};
 use crate::verdict::PublishedPort;
+
+/// Time until the next `accept` after one that failed.
+const AFTER_ERROR: Duration = Duration::from_millis(100);
 
 /// A port that was asked for and cannot be bound.
 #[derive(Debug, thiserror::Error)]
@@ -75,7 +79,12 @@ async fn accept(listener: TcpListener, sandbox: Arc<Sandbox>, container: String,
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
-            Ok((outside, _)) = listener.accept() => {
+            accepted = listener.accept() => {
+                let Ok((outside, _)) = accepted else {
+                    // Out of descriptors, mostly: it stays so until some connection ends.
+                    tokio::time::sleep(AFTER_ERROR).await;
+                    continue;
+                };
                 let (sandbox, container) = (Arc::clone(&sandbox), container.clone());
                 connections.spawn(async move {
                     match sandbox.connect(&container, port).await {

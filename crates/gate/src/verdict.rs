@@ -44,18 +44,49 @@ pub struct VariantVerdict {
     pub name: String,
     /// What was decided.
     pub decision: Decision,
-    /// What was asked.
-    pub probe: Probe,
-    /// Every attempt, oldest first.
-    pub attempts: Vec<Observation>,
+    /// What was asked of the app, and every attempt.
+    pub probes: Vec<ProbeVerdict>,
     /// The app's status, if it ended by itself.
     pub exit: Option<ExitStatus>,
     /// Ports that were mapped.
     pub ports: Vec<PublishedPort>,
     /// The app's last lines.
     pub log: LogTail,
+    /// The services beside it.
+    pub services: Vec<ServiceVerdict>,
     /// Times of the stages.
     pub timings: Timings,
+}
+
+/// A probe of the app and what it saw.
+#[derive(Clone, Debug)]
+pub struct ProbeVerdict {
+    /// What was asked.
+    pub probe: Probe,
+    /// Every attempt, oldest first.
+    pub attempts: Vec<Observation>,
+}
+
+impl ProbeVerdict {
+    pub(crate) fn new(probe: &Probe) -> Self {
+        Self {
+            probe: probe.clone(),
+            attempts: Vec::new(),
+        }
+    }
+}
+
+/// What became of a service.
+#[derive(Clone, Debug)]
+pub struct ServiceVerdict {
+    /// Its name.
+    pub name: String,
+    /// Whether it was to end by itself.
+    pub one_shot: bool,
+    /// Its status, if it ended before the pod did.
+    pub exit: Option<ExitStatus>,
+    /// Its last lines.
+    pub log: LogTail,
 }
 
 /// Durations of a variant's stages; `None` where it did not get there.
@@ -107,8 +138,10 @@ pub enum Reason {
     NotStarted(StartError),
     /// Its first process ended.
     Exited(ExitReason),
-    /// It ran, and its probe did not pass.
+    /// It ran, and a probe did not pass.
     NotHealthy {
+        /// Which of its probes.
+        probe: usize,
         /// Which limit was reached.
         why: GaveUp,
         /// After how long.
@@ -136,6 +169,13 @@ pub enum Inconclusive {
     Host(smokegate_sandbox::HostError),
     /// The id map of the isolation level is too small for the image.
     IdMap(String),
+    /// A service failed, so that the app was not judged (exit 4).
+    Service {
+        /// Which.
+        name: String,
+        /// How.
+        problem: ServiceProblem,
+    },
     /// A port that was asked for is taken.
     Port {
         /// Where it should have listened.
@@ -145,7 +185,78 @@ pub enum Inconclusive {
     },
 }
 
+/// How a service failed.
+#[derive(Clone, Debug)]
+pub enum ServiceProblem {
+    /// Its first process did not come to run.
+    NotStarted(StartError),
+    /// It ended too early, or with another code than 0 where it was to end.
+    Exited(ExitReason),
+    /// It did not get ready in time.
+    NotReady {
+        /// How long was waited.
+        within: Duration,
+        /// The probe that did not pass, and what its last attempt saw.
+        last: Option<(Probe, Outcome)>,
+    },
+    /// A command after it was ready failed.
+    PostReady {
+        /// The command.
+        args: Vec<String>,
+        /// What came of it.
+        outcome: Outcome,
+    },
+}
+
+impl ServiceProblem {
+    fn cause(&self, name: &str) -> String {
+        match self {
+            Self::NotStarted(error) => format!("service `{name}`: {}", start_cause(error)),
+            Self::Exited(ExitReason { status, after }) => {
+                format!(
+                    "service `{name}` {} after {}",
+                    ended(*status),
+                    seconds(*after)
+                )
+            }
+            Self::NotReady {
+                within,
+                last: Some((probe, outcome)),
+            } => format!(
+                "service `{name}` was not ready in {}: {probe}: {outcome}",
+                seconds(*within)
+            ),
+            Self::NotReady { within, last: None } => {
+                format!("service `{name}` was not ready in {}", seconds(*within))
+            }
+            Self::PostReady { args, outcome } => {
+                format!("service `{name}`: `{}` {outcome}", args.join(" "))
+            }
+        }
+    }
+}
+
+fn ended(status: ExitStatus) -> String {
+    match status {
+        ExitStatus::Code(code) => format!("exited with code {code}"),
+        ExitStatus::Signal(signal) => format!("was ended by {}", crate::signal::describe(signal)),
+    }
+}
+
 impl VariantVerdict {
+    /// A service that ended while the app was judged: often the cause of the app's failure.
+    pub fn dead_service(&self) -> Option<String> {
+        let dead = self
+            .services
+            .iter()
+            .find(|service| !service.one_shot && service.exit.is_some())?;
+        Some(format!(
+            "service `{}` {} meanwhile",
+            dead.name,
+            ended(dead.exit?)
+        ))
+    }
+
     /// The cause in one sentence: the thing to fix, not the symptom. Empty when it passed.
     pub fn cause(&self) -> String {
         match &self.decision {
@@ -153,53 +264,69 @@ impl VariantVerdict {
             Decision::Failed(reason) => self.failure(reason),
             Decision::Inconclusive(Inconclusive::Host(error)) => error.to_string(),
             Decision::Inconclusive(Inconclusive::IdMap(text)) => text.clone(),
+            Decision::Inconclusive(Inconclusive::Service { name, problem }) => problem.cause(name),
             Decision::Inconclusive(Inconclusive::Port { address, error }) => {
                 format!("cannot listen on {address}: {error}")
             }
         }
     }
 
+    /// What was asked of the app, in words.
+    pub fn asked(&self) -> String {
+        let probes: Vec<_> = self.probes.iter().map(|p| p.probe.to_string()).collect();
+        probes.join(", ")
+    }
+
+    fn all_passed(&self) -> bool {
+        self.probes.iter().all(|probe| {
+            let last = probe.attempts.last();
+            last.is_some_and(|last| last.outcome == Outcome::Passed)
+        })
+    }
+
     fn failure(&self, reason: &Reason) -> String {
         match reason {
             Reason::NotStarted(error) => start_cause(error),
             Reason::Exited(ExitReason { status, after }) => {
-                let after = seconds(*after);
+                let end = format!("{} after {}", ended(*status), seconds(*after));
+                if self.all_passed() {
+                    return format!(
+                        "the entrypoint {end}, as soon as {} passed: a service must keep running",
+                        self.asked()
+                    );
+                }
                 match status {
                     ExitStatus::Code(0) => format!(
-                        "the entrypoint exited with code 0 after {after}, before {} passed: a service must keep running",
-                        self.probe
+                        "the entrypoint {end}, before {} passed: a service must keep running",
+                        self.asked()
                     ),
-                    ExitStatus::Code(126) => format!(
-                        "the entrypoint exited with code 126 after {after}: a command it ran is not executable"
-                    ),
-                    ExitStatus::Code(127) => format!(
-                        "the entrypoint exited with code 127 after {after}: a command or library it needs is not in the image"
-                    ),
-                    ExitStatus::Code(code) => {
-                        format!("the entrypoint exited with code {code} after {after}")
+                    ExitStatus::Code(126) => {
+                        format!("the entrypoint {end}: a command it ran is not executable")
                     }
-                    ExitStatus::Signal(signal) => format!(
-                        "the entrypoint was ended by {} after {after}",
-                        crate::signal::describe(*signal)
+                    ExitStatus::Code(127) => format!(
+                        "the entrypoint {end}: a command or library it needs is not in the image"
                     ),
+                    _ => format!("the entrypoint {end}"),
                 }
             }
             Reason::NotHealthy {
+                probe,
                 after,
                 last,
                 listening,
                 ..
-            } => self.not_healthy(*after, last.as_ref(), listening),
+            } => self.not_healthy(&self.probes[*probe], *after, last.as_ref(), listening),
         }
     }
 
     fn not_healthy(
         &self,
+        asked: &ProbeVerdict,
         after: Duration,
         last: Option<&Outcome>,
         listening: &[Listener],
     ) -> String {
-        let (probe, after) = (&self.probe, seconds(after));
+        let (probe, after) = (&asked.probe, seconds(after));
         if let (Probe::Http { port, .. }, Some(Outcome::Refused)) = (probe, last) {
             let same_port: Vec<_> = listening
                 .iter()
@@ -219,7 +346,7 @@ impl VariantVerdict {
         }
         match last {
             Some(outcome) => {
-                let attempts = self.attempts.len();
+                let attempts = asked.attempts.len();
                 let s = if attempts == 1 { "" } else { "s" };
                 format!(
                     "{probe} did not pass in {after} ({attempts} attempt{s}): it {}",
@@ -235,7 +362,8 @@ impl VariantVerdict {
 fn verb(outcome: &Outcome) -> String {
     match outcome {
         Outcome::Refused => "refused the connection".into(),
-        Outcome::TimedOut => "accepted the connection and never answered".into(),
+        Outcome::NotConnected => "did not accept the connection in time".into(),
+        Outcome::NoAnswer => "accepted the connection and never answered".into(),
         Outcome::Closed { error } => format!("closed the connection without an answer ({error})"),
         Outcome::NotHttp { error } => format!("answered something that is not HTTP ({error})"),
         other => other.to_string(),
@@ -312,7 +440,7 @@ fn start_cause(error: &StartError) -> String {
 }
 
 /// `3 ms`, `1.24 s`, `12 s`.
-fn seconds(time: Duration) -> String {
+pub(crate) fn seconds(time: Duration) -> String {
     match time.as_secs_f64() {
         less if less < 1.0 => format!("{} ms", time.as_millis()),
         few if few < 10.0 => format!("{few:.2} s"),

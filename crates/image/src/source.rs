@@ -78,6 +78,28 @@ const FOREIGN_TRANSPORTS: [&str; 6] = [
     "tarball",
 ];
 
+impl ImageSource {
+    /// The same source with a relative path starting at `dir`.
+    pub fn below(self, dir: &Path) -> Self {
+        match self {
+            Self::Path(path) => Self::Path(dir.join(path)),
+            Self::OciLayout { path, tag } => Self::OciLayout {
+                path: dir.join(path),
+                tag,
+            },
+            Self::OciArchive { path, tag } => Self::OciArchive {
+                path: dir.join(path),
+                tag,
+            },
+            Self::DockerArchive { path, tag } => Self::DockerArchive {
+                path: dir.join(path),
+                tag,
+            },
+            Self::Stdin | Self::Registry { .. } => self,
+        }
+    }
+}
+
 impl FromStr for ImageSource {
     type Err = ParseSourceError;
 

@@ -147,6 +147,8 @@ pub fn errno_text(errno: i32) -> String {
         libc::EADDRINUSE => "EADDRINUSE",
         libc::EOPNOTSUPP => "EOPNOTSUPP",
         libc::E2BIG => "E2BIG",
+        libc::EMFILE => "EMFILE",
+        libc::ENFILE => "ENFILE",
         libc::ETXTBSY => "ETXTBSY",
         _ => return format!("errno {errno} ({text})"),
     };
@@ -181,7 +183,7 @@ pub enum StartError {
         /// `/etc/passwd` or `/etc/group`.
         file: String,
     },
-    /// The config asks for what the root filesystem cannot give: WORKDIR is a file.
+    /// The config asks for what cannot be had: WORKDIR is a file, USER is no id.
     #[error("{0}")]
     Image(String),
     /// The id map of this isolation level cannot express what the image asks for.

@@ -17,7 +17,7 @@ use crate::id_map::IdMap;
 use crate::pod::{ContainerSpec, Delivery, ExecSpec, ExitStatus, Listener, PodSpec, Started};
 use crate::protocol::{Answer, Message, Request, RequestBody};
 use crate::sealed;
-use crate::wire::Wire;
+use crate::wire::{Wire, peer_is_gone};
 
 /// The most of a helper's standard error that is kept: a panic's message.
 const MAX_STDERR: u64 = 16 * 1024;
@@ -123,30 +123,34 @@ struct Shared {
 struct State {
     next: u64,
     waiting: HashMap<u64, oneshot::Sender<(Answer, Vec<OwnedFd>)>>,
-    exits: HashMap<u64, watch::Sender<Option<ExitStatus>>>,
+    /// By the number of the request that started the process.
+    exits: HashMap<u64, watch::Sender<Option<End>>>,
     lost: Option<HostError>,
 }
 
-/// A process in the pod: a container's first, or one exec'd into it.
+/// How a process ended, or why nobody can know.
+type End = Result<ExitStatus, HostError>;
+
+/// A container's first process.
 #[derive(Clone, Debug)]
 pub struct Process {
     /// What is known of its container.
     pub started: Started,
-    exit: watch::Receiver<Option<ExitStatus>>,
+    exit: watch::Receiver<Option<End>>,
 }
 
 impl Process {
     /// Its end, if it has ended.
     pub fn exit_status(&self) -> Option<ExitStatus> {
-        *self.exit.borrow()
+        self.exit.borrow().as_ref()?.as_ref().ok().copied()
     }
 
-    /// Waits for its end. When the pod is gone first, that counts as killed.
-    pub async fn wait(&mut self) -> ExitStatus {
-        match self.exit.wait_for(Option::is_some).await {
-            Ok(status) => (*status).unwrap_or(ExitStatus::Signal(libc::SIGKILL)),
-            Err(_) => ExitStatus::Signal(libc::SIGKILL),
-        }
+    /// Waits for its end.
+    ///
+    /// # Errors
+    /// [`HostError`] when the pod is gone first, which the process did not do.
+    pub async fn wait(&mut self) -> Result<ExitStatus, HostError> {
+        wait_for(&mut self.exit).await
     }
 }
 
@@ -186,11 +190,16 @@ impl Sandbox {
         stdout: OwnedFd,
         stderr: OwnedFd,
     ) -> Result<Process, SandboxError> {
+        let name = spec.name.clone();
         let body = RequestBody::Start(Box::new(spec));
-        self.process(body, stdout, stderr).await
+        let pending = self.send(body, &[stdout.as_fd(), stderr.as_fd()])?;
+        let number = pending.number;
+        let started = started(self.answer_to(pending).await?.0, name)?;
+        let exit = self.shared.lock().exit_of(number);
+        Ok(Process { started, exit })
     }
 
-    /// Runs a command in a container.
+    /// Runs a command in a container until it ends. When the future is dropped first, the command is killed.
     ///
     /// # Errors
     /// As [`Sandbox::start`], and [`SandboxError::NoSuchContainer`].
@@ -199,31 +208,19 @@ impl Sandbox {
         spec: ExecSpec,
         stdout: OwnedFd,
         stderr: OwnedFd,
-    ) -> Result<Process, SandboxError> {
-        self.process(RequestBody::Exec(spec), stdout, stderr).await
-    }
-
-    async fn process(
-        &self,
-        body: RequestBody,
-        stdout: OwnedFd,
-        stderr: OwnedFd,
-    ) -> Result<Process, SandboxError> {
-        let name = match &body {
-            RequestBody::Start(spec) => spec.name.clone(),
-            RequestBody::Exec(spec) => spec.container.clone(),
-            _ => String::new(),
+    ) -> Result<ExitStatus, SandboxError> {
+        let name = spec.container.clone();
+        let body = RequestBody::Exec(spec);
+        let pending = self.send(body, &[stdout.as_fd(), stderr.as_fd()])?;
+        // The log ends when nobody can write to it any more.
+        drop((stdout, stderr));
+        let running = Running {
+            shared: &self.shared,
+            number: pending.number,
         };
-        let fds = [stdout.as_fd(), stderr.as_fd()];
-        match self.request(body, &fds).await?.0 {
-            Answer::Started { process, started } => {
-                let exit = self.shared.lock().exit_of(process).subscribe();
-                Ok(Process { started, exit })
-            }
-            Answer::StartFailed(error) => Err(error.into()),
-            Answer::NoSuchContainer => Err(SandboxError::NoSuchContainer(name)),
-            answer => Err(unexpected(answer).into()),
-        }
+        started(self.answer_to(pending).await?.0, name)?;
+        let mut exit = self.shared.lock().exit_of(running.number);
+        Ok(wait_for(&mut exit).await?)
     }
 
     /// Connects to a port of a container's own address, from inside the pod's network.
@@ -241,7 +238,7 @@ impl Sandbox {
             .await
             .map_err(std::io::Error::other)?;
         match (answer, fds.pop()) {
-            (Answer::Connecting { .. }, Some(socket)) => {
+            (Answer::Connecting, Some(socket)) => {
                 let stream = TcpStream::from_std(std::net::TcpStream::from(socket))?;
                 stream.writable().await?;
                 match stream.take_error()? {
@@ -294,22 +291,34 @@ impl Sandbox {
         body: RequestBody,
         fds: &[BorrowedFd<'_>],
     ) -> Result<(Answer, Vec<OwnedFd>), HostError> {
-        let (sender, receiver) = oneshot::channel();
-        let id = {
+        let pending = self.send(body, fds)?;
+        self.answer_to(pending).await
+    }
+
+    fn send(&self, body: RequestBody, fds: &[BorrowedFd<'_>]) -> Result<Pending, HostError> {
+        let (sender, answer) = oneshot::channel();
+        let number = {
             let mut state = self.shared.lock();
             if let Some(lost) = &state.lost {
                 return Err(lost.clone());
             }
             state.next += 1;
-            let id = state.next;
-            state.waiting.insert(id, sender);
-            id
+            let number = state.next;
+            state.waiting.insert(number, sender);
+            number
         };
-        if let Err(error) = self.shared.wire.send(&Request { id, body }, fds) {
-            // The reader sees the end of the socket too and knows more; its word is waited for below.
-            tracing::debug!(%error, "the helper does not take requests any more");
+        match self.shared.wire.send(&Request { id: number, body }, fds) {
+            // The reader sees the end of the socket too and knows more; its word is the answer.
+            Err(error) if !peer_is_gone(&error) => {
+                self.shared.lock().waiting.remove(&number);
+                Err(HostError::new(Step::HelperLost, "sendmsg", error))
+            }
+            _ => Ok(Pending { number, answer }),
         }
-        match receiver.await {
+    }
+
+    async fn answer_to(&self, pending: Pending) -> Result<(Answer, Vec<OwnedFd>), HostError> {
+        match pending.answer.await {
             Ok((Answer::HostFailed(error), _)) => Err(error),
             Ok(answer) => Ok(answer),
             Err(_) => {
@@ -352,24 +361,81 @@ impl Shared {
                     }
                 }
                 Message::Exited { process, status } => {
-                    state.exit_of(process).send_replace(Some(status));
+                    state.ended(process, status);
                 }
             }
         }
         let _ = rustix::net::shutdown(&self.wire, rustix::net::Shutdown::Both);
         let epitaph = helper.epitaph();
         let mut state = self.lock();
-        state.lost.get_or_insert(epitaph);
+        let lost = state.lost.get_or_insert(epitaph).clone();
         state.waiting.clear();
-        state.exits.clear();
+        for exit in std::mem::take(&mut state.exits).values() {
+            exit.send_if_modified(|end| {
+                let unknown = end.is_none();
+                end.get_or_insert_with(|| Err(lost.clone()));
+                unknown
+            });
+        }
     }
 }
 
 impl State {
-    fn exit_of(&mut self, process: u64) -> &watch::Sender<Option<ExitStatus>> {
+    /// What tells the end of a process, whether its start, its end or the pod's was heard of first.
+    fn exit_of(&mut self, number: u64) -> watch::Receiver<Option<End>> {
+        self.exit_sender(number).subscribe()
+    }
+
+    fn ended(&mut self, number: u64, status: ExitStatus) {
+        self.exit_sender(number).send_replace(Some(Ok(status)));
+    }
+
+    fn exit_sender(&mut self, number: u64) -> &watch::Sender<Option<End>> {
+        let lost = self.lost.clone();
         self.exits
-            .entry(process)
-            .or_insert_with(|| watch::channel(None).0)
+            .entry(number)
+            .or_insert_with(|| watch::channel(lost.map(Err)).0)
+    }
+}
+
+/// A request that was sent.
+struct Pending {
+    number: u64,
+    answer: oneshot::Receiver<(Answer, Vec<OwnedFd>)>,
+}
+
+/// A command that runs, or is about to; dropping this before it ended kills it.
+struct Running<'a> {
+    shared: &'a Shared,
+    number: u64,
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        let end = self.shared.lock().exits.remove(&self.number);
+        if end.is_some_and(|end| end.borrow().is_some()) {
+            return;
+        }
+        let process = self.number;
+        let body = RequestBody::Kill { process };
+        // A helper that is gone has taken the process with it.
+        let _ = self.shared.wire.send(&Request { id: 0, body }, &[]);
+    }
+}
+
+fn started(answer: Answer, container: String) -> Result<Started, SandboxError> {
+    match answer {
+        Answer::Started(started) => Ok(started),
+        Answer::StartFailed(error) => Err(error.into()),
+        Answer::NoSuchContainer => Err(SandboxError::NoSuchContainer(container)),
+        answer => Err(unexpected(answer).into()),
+    }
+}
+
+async fn wait_for(exit: &mut watch::Receiver<Option<End>>) -> End {
+    match exit.wait_for(Option::is_some).await.as_deref() {
+        Ok(Some(end)) => end.clone(),
+        _ => Err(HostError::lost("the helper is gone")),
     }
 }
 

@@ -16,6 +16,9 @@ pub struct PodSpec {
     pub store: PathBuf,
     /// An empty directory of the caller's; the pod's root is mounted on it, in a private mount namespace.
     pub run_dir: PathBuf,
+    /// Names of all containers the pod will have. Their addresses are settled with the pod, so that each
+    /// container's hosts file has all of them, whichever starts first.
+    pub containers: Vec<String>,
 }
 
 /// One container, as the gate resolved it from the image's config, the gate file and the flags.

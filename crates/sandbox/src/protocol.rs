@@ -1,6 +1,5 @@
 //! The messages between the two ends. Both are one executable, so they promise no compatibility.
 
-use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -21,7 +20,7 @@ pub(crate) struct Request {
 pub(crate) enum RequestBody {
     /// The first message to a pod helper: make the namespaces.
     Pod(PodSpec),
-    /// The first and only message to a store helper; descriptors: one per layer.
+    /// The first and only message to a store helper; descriptors: the files that the layers are in.
     Fill(FillRequest),
     /// Start a container; descriptors: its stdout and stderr.
     Start(Box<ContainerSpec>),
@@ -35,6 +34,8 @@ pub(crate) enum RequestBody {
     IdsMapped,
     /// Remove layers of the store that nobody uses; the only message to a store helper that prunes.
     Prune(PruneRequest),
+    /// End what an `Exec` started, named by the number of that request; without an answer.
+    Kill { process: u64 },
     /// Say what listens in a container's network namespace.
     Listeners { container: String },
 }
@@ -49,12 +50,14 @@ pub(crate) struct FillRequest {
     pub(crate) limits: Limits,
 }
 
-/// One layer; its bytes are a range of the descriptor at the same place.
+/// One layer; its bytes are a range of a file.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct LayerSource {
     pub(crate) diff_id: DiffId,
     pub(crate) digest: LayerDigest,
     pub(crate) size: u64,
+    /// Which of the descriptors; the layers of an archive share one.
+    pub(crate) file: usize,
     pub(crate) offset: u64,
     pub(crate) compression: Compression,
 }
@@ -70,11 +73,11 @@ pub(crate) struct PruneRequest {
 /// From the helper.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Message {
-    /// The answer to a request; a `Connected` carries the socket.
+    /// The answer to a request; a `Connecting` carries the socket.
     Answer { id: u64, body: Answer },
     /// The helper is in its user namespace and waits for its ids.
     MapIds,
-    /// A container or exec'd process ended.
+    /// What the request of that number started has ended.
     Exited { process: u64, status: ExitStatus },
 }
 
@@ -89,16 +92,11 @@ pub(crate) enum Answer {
     /// What was removed.
     Pruned(Vec<smokegate_rootfs::ListedLayer>),
     HostFailed(HostError),
-    /// `process` is what `Exited` will name.
-    Started {
-        process: u64,
-        started: Started,
-    },
+    /// The request's number is what `Exited` will name.
+    Started(Started),
     StartFailed(StartError),
     /// The connection was begun; the descriptor is a socket that is connecting.
-    Connecting {
-        address: Ipv4Addr,
-    },
+    Connecting,
     ConnectFailed {
         errno: i32,
     },

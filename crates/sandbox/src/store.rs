@@ -4,8 +4,10 @@
 //! construction, and a hostile layer meets a process that has no credential and nothing else to lose. Unlike
 //! the pod's helper it may have threads.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::fs::MemfdFlags;
@@ -22,6 +24,7 @@ use crate::launcher::Helper;
 use crate::protocol::{
     Answer, FillRequest, LayerSource, Message, PruneRequest, Request, RequestBody,
 };
+use crate::wire::{MAX_FILES, peer_is_gone};
 
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
@@ -156,33 +159,44 @@ fn describe(request: &StoreRequest<'_>, layer: &StoredLayer, cached: bool) -> Fi
 /// Has a helper fill the store; which layers were there before.
 async fn unpack(request: &StoreRequest<'_>) -> Result<Vec<bool>, FillError> {
     let host = |call: &str, error| FillError::Host(HostError::new(Step::Store, call, error));
-    let mut files: Vec<OwnedFd> = Vec::new();
+    let mut files: Vec<Arc<File>> = Vec::new();
     let mut sources = Vec::new();
     for layer in &request.image.layers {
         let (file, offset) = match layer.blob.content() {
-            Content::File(range) => {
-                let file = range.file.as_fd().try_clone_to_owned();
-                (
-                    file.map_err(|e| host("fcntl(F_DUPFD_CLOEXEC)", e))?,
-                    range.offset,
-                )
-            }
+            Content::File(range) => (Arc::clone(&range.file), range.offset),
             Content::Bytes(bytes) => {
                 let file = rustix::fs::memfd_create("layer", MemfdFlags::CLOEXEC)
                     .map_err(|errno| host("memfd_create", errno.into()))?;
-                let mut file = std::fs::File::from(file);
+                let mut file = File::from(file);
                 std::io::Write::write_all(&mut file, bytes).map_err(|e| host("write", e))?;
-                (file.into(), 0)
+                (Arc::new(file), 0)
             }
         };
-        files.push(file);
+        let known = files.iter().position(|known| Arc::ptr_eq(known, &file));
+        let file = known.unwrap_or_else(|| {
+            files.push(file);
+            files.len() - 1
+        });
         sources.push(LayerSource {
             diff_id: layer.diff_id.clone(),
             digest: LayerDigest(layer.blob.digest().clone()),
             size: layer.blob.size(),
+            file,
             offset,
             compression: layer.compression,
         });
+    }
+    if files.len() > MAX_FILES {
+        return Err(FillError::Host(HostError {
+            step: Step::Store,
+            call: "sendmsg(SCM_RIGHTS)".into(),
+            errno: None,
+            detail: format!(
+                "the layers are {} files, and at most {MAX_FILES} can be passed on; \
+                 pack the image as one archive",
+                files.len()
+            ),
+        }));
     }
     let body = RequestBody::Fill(FillRequest {
         store: request.store.clone(),
@@ -250,7 +264,7 @@ pub async fn prune_store(
 /// Has a store helper do one thing.
 async fn ask_helper(
     body: RequestBody,
-    files: Vec<OwnedFd>,
+    files: Vec<Arc<File>>,
     id_map: &IdMap,
 ) -> Result<Answer, FillError> {
     let mut helper = Helper::spawn(STORE_ROLE, id_map).map_err(FillError::Host)?;
@@ -260,7 +274,13 @@ async fn ask_helper(
     let answer = tokio::task::spawn_blocking(move || {
         let fds: Vec<BorrowedFd<'_>> = files.iter().map(AsFd::as_fd).collect();
         // A helper that ended early is noticed by the receive.
-        let _ = control.send(&Request { id: 0, body }, &fds);
+        if let Err(error) = control.send(&Request { id: 0, body }, &fds)
+            && !peer_is_gone(&error)
+        {
+            let _ = rustix::net::shutdown(&control, rustix::net::Shutdown::Both);
+            helper.wait();
+            return Answer::HostFailed(HostError::new(Step::Store, "sendmsg", error));
+        }
         loop {
             match control.receive::<Message>() {
                 Ok(Some((Message::MapIds, _))) => {
@@ -304,7 +324,8 @@ impl From<smokegate_rootfs::Error> for FillError {
         while let Some(cause) = source {
             // A host's error names its errno itself.
             let io = cause.downcast_ref::<std::io::Error>();
-            if !(for_host && io.is_some_and(|io| io.raw_os_error() == errno)) {
+            let named = io.is_some_and(|io| errno.is_some() && io.raw_os_error() == errno);
+            if !(for_host && named) {
                 text = format!("{text}: {cause}");
             }
             source = cause.source();

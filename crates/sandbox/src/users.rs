@@ -2,6 +2,9 @@
 
 use crate::error::StartError;
 
+/// The largest id that Docker's runtime accepts; 4294967295 means "no change" to setresuid(2).
+const MAX_ID: u32 = i32::MAX.cast_unsigned();
+
 /// The identity a process gets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Identity {
@@ -30,11 +33,11 @@ pub(crate) fn resolve(user: &str, passwd: &str, group: &str) -> Result<Identity,
     let (name, uid, gid, home) = match &entry {
         Some(entry) => (
             Some(field(entry, 0)),
-            number("user", field(entry, 2), "/etc/passwd")?,
-            number("group", field(entry, 3), "/etc/passwd")?,
+            number(user, "user", field(entry, 2), "/etc/passwd")?,
+            number(user, "group", field(entry, 3), "/etc/passwd")?,
             field(entry, 5),
         ),
-        None => (None, number("user", user_part, "/etc/passwd")?, 0, ""),
+        None => (None, number(user, "user", user_part, "/etc/passwd")?, 0, ""),
     };
     let home = if home.is_empty() { "/" } else { home }.to_owned();
     let Some(group_part) = group_part.filter(|part| !part.is_empty()) else {
@@ -54,7 +57,7 @@ pub(crate) fn resolve(user: &str, passwd: &str, group: &str) -> Result<Identity,
     let text = listed.as_ref().map_or(group_part, |entry| field(entry, 2));
     Ok(Identity {
         uid,
-        gid: number("group", text, "/etc/group")?,
+        gid: number(user, "group", text, "/etc/group")?,
         groups: Vec::new(),
         home,
     })
@@ -68,11 +71,19 @@ fn field<'a>(entry: &[&'a str], at: usize) -> &'a str {
     entry.get(at).copied().unwrap_or_default().trim()
 }
 
-fn number(kind: &str, text: &str, file: &str) -> Result<u32, StartError> {
-    text.parse().map_err(|_| StartError::NoSuchUser {
-        kind: kind.to_owned(),
-        name: text.to_owned(),
-        file: file.to_owned(),
+fn number(user: &str, kind: &str, text: &str, file: &str) -> Result<u32, StartError> {
+    if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(StartError::NoSuchUser {
+            kind: kind.to_owned(),
+            name: text.to_owned(),
+            file: file.to_owned(),
+        });
+    }
+    let id = text.parse().ok().filter(|id| *id <= MAX_ID);
+    id.ok_or_else(|| {
+        StartError::Image(format!(
+            "USER `{user}`: the {kind} id {text} is larger than {MAX_ID}"
+        ))
     })
 }
 
@@ -82,7 +93,7 @@ fn supplementary(name: &str, primary: u32, group: &str) -> Vec<u32> {
         .map(fields)
         .filter(|entry| field(entry, 3).split(',').any(|member| member == name))
         .filter_map(|entry| field(&entry, 2).parse().ok())
-        .filter(|gid| *gid != primary)
+        .filter(|gid| *gid != primary && *gid <= MAX_ID)
         .collect();
     found.dedup();
     found
@@ -129,5 +140,27 @@ mod tests {
             let error = resolve(user, PASSWD, GROUP).unwrap_err().to_string();
             assert!(error.contains(what), "{error}");
         }
+    }
+
+    #[test]
+    fn ids_that_no_process_can_have_are_the_images_fault() {
+        let passwd = "big:x:4294967295:0::/:\nbig-group:x:1:2147483648::/:\n";
+        for (user, what) in [
+            ("2147483648", "user id 2147483648"),
+            ("4294967295", "user id 4294967295"),
+            ("99999999999999999999", "user id 99999999999999999999"),
+            ("0:4294967295", "group id 4294967295"),
+            ("big", "user id 4294967295"),
+            ("big-group", "group id 2147483648"),
+        ] {
+            let error = resolve(user, passwd, "").unwrap_err();
+            assert!(matches!(error, StartError::Image(_)), "{error:?}");
+            let expected = format!("USER `{user}`: the {what} is larger than 2147483647");
+            assert_eq!(error.to_string(), expected);
+        }
+        let groups = "all:x:4294967295:app\n";
+        let largest = resolve("2147483647", passwd, "").unwrap();
+        assert_eq!(largest.uid, 2_147_483_647);
+        assert_eq!(resolve("app", PASSWD, groups).unwrap().groups, [0; 0]);
     }
 }

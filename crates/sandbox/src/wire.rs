@@ -19,6 +19,8 @@ use serde::de::DeserializeOwned;
 const INLINE: usize = 48 * 1024;
 /// The kernel passes at most 253 descriptors in one message (SCM_MAX_FD in net/scm.h).
 const MAX_FDS: usize = 253;
+/// How many descriptors a frame of any size can have beside it: a large one takes one for itself.
+pub(crate) const MAX_FILES: usize = MAX_FDS - 1;
 
 const PLAIN: u8 = 0;
 const IN_MEMFD: u8 = 1;
@@ -132,6 +134,14 @@ impl Wire {
     }
 }
 
+/// Whether a failed send says that the peer is gone, rather than that this frame cannot be sent.
+pub(crate) fn peer_is_gone(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset | io::ErrorKind::NotConnected
+    )
+}
+
 impl AsFd for Wire {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
@@ -157,6 +167,18 @@ mod tests {
             let mut byte = [0];
             assert_eq!(rustix::io::read(&read_end, &mut byte).unwrap(), 1);
         }
+    }
+
+    #[test]
+    fn too_many_descriptors_are_an_error_and_a_peer_that_is_gone_another() {
+        let (one, other) = Wire::pair().unwrap();
+        let stdin = std::io::stdin();
+        let large = "x".repeat(INLINE);
+        one.send(&large, &vec![stdin.as_fd(); MAX_FILES]).unwrap();
+        let error = one.send(&large, &vec![stdin.as_fd(); MAX_FILES + 1]);
+        assert!(!peer_is_gone(&error.unwrap_err()));
+        drop(other);
+        assert!(peer_is_gone(&one.send(&0, &[]).unwrap_err()));
     }
 
     #[test]

@@ -119,6 +119,7 @@ async fn run_pod(
         isolation: id_map.isolation(),
         store: store.to_owned(),
         run_dir,
+        containers: vec!["app".to_owned()],
     };
     let sandbox = Sandbox::launch(pod, id_map).await.unwrap();
     let app = ContainerSpec {
@@ -140,5 +141,5 @@ async fn run_pod(
         )
     };
     let mut process = sandbox.start(app, null(), null()).await.unwrap();
-    process.wait().await
+    process.wait().await.unwrap()
 }

@@ -383,6 +383,8 @@ fn forbidden_calls() -> io::Result<()> {
     const AF_VSOCK: u64 = 40;
     // keyctl(KEYCTL_GET_KEYRING_ID, KEY_SPEC_SESSION_KEYRING, 0)
     let session = [0, -3_i64 as u64, 0];
+    // mknodat(AT_FDCWD, NAME, S_IFCHR | 0666, 0)
+    let device = [-100_i64 as u64, c"/tmp/device".as_ptr() as u64, 0o2_0666];
     #[cfg(target_arch = "x86_64")]
     let calls = [
         ("mount", 165, [0; 3]),
@@ -392,6 +394,7 @@ fn forbidden_calls() -> io::Result<()> {
         ("clone3", 435, [0; 3]),
         ("socket", 41, [AF_VSOCK, 1, 0]),
         ("io_uring_setup", 425, [0; 3]),
+        ("mknodat", 259, device),
     ];
     #[cfg(target_arch = "aarch64")]
     let calls = [
@@ -402,6 +405,7 @@ fn forbidden_calls() -> io::Result<()> {
         ("clone3", 435, [0; 3]),
         ("socket", 198, [AF_VSOCK, 1, 0]),
         ("io_uring_setup", 425, [0; 3]),
+        ("mknodat", 33, device),
     ];
     for (name, number, [first, second, third]) in calls {
         let zero = 0_u64;

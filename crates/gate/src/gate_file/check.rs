@@ -8,7 +8,7 @@ use super::container::{Condition, Container, DependsOn, Service};
 use super::reader::{Reader, nearest};
 use super::span::{Span, Spanned};
 use super::variant::Variant;
-use crate::plan::HostPort;
+use crate::port::HostPort;
 
 impl GateFile {
     /// The services of a variant with all they depend on, dependencies first, else in the order of the file.

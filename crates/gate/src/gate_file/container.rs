@@ -13,7 +13,7 @@ use super::scalar::{Count, Cpus, Signal, Size, choice};
 use super::secret::Secret;
 use super::span::{Entries, Spanned};
 use super::volume::Volume;
-use crate::plan::PortMap;
+use crate::port::PortMap;
 
 use std::time::Duration;
 

@@ -8,7 +8,7 @@ use smokegate_image::Platform;
 use smokegate_sandbox::Isolation;
 
 use super::reader::FromText;
-use crate::plan::PortMap;
+use crate::port::PortMap;
 use crate::signal;
 
 /// A schema for what is not text: the value itself, or text with a variable in it.

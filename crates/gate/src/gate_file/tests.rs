@@ -7,7 +7,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::plan::HostPort;
+use crate::port::HostPort;
 
 /// Set to write expected messages and the schema anew instead of comparing them.
 const UPDATE: &str = "SMOKEGATE_UPDATE_SNAPSHOTS";

@@ -1,3 +1,5 @@
+//! Compressing the layers of an image that has no manifest of its own.
+
 use smokegate_image::{Compression, Error, Image};
 
 use crate::content::{Content, layer_tar, open_tar, read_layers};

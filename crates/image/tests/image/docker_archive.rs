@@ -1,3 +1,5 @@
+//! `docker save` archives in both forms.
+
 use serde_json::{Value, json};
 use smokegate_image::{Compression, Digest, Image};
 

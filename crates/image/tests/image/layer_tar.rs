@@ -1,3 +1,5 @@
+//! A layer's tar stream is believed only at its end.
+
 use std::io::{ErrorKind, Read};
 use std::sync::Arc;
 

@@ -1,3 +1,5 @@
+//! OCI layouts and archives.
+
 use std::io::Write;
 
 use serde_json::json;

@@ -1,3 +1,5 @@
+//! What is refused, and with which words.
+
 use std::fs::File;
 
 use serde_json::{Value, json};

@@ -1,3 +1,5 @@
+//! Archives that were cut off or changed anywhere.
+
 use std::io::Read;
 
 use proptest::prelude::*;

@@ -1,9 +1,9 @@
 //! Containers of a pod. The only file that runs libcontainer.
 
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use libcontainer::container::builder::ContainerBuilder;
@@ -57,7 +57,7 @@ impl Container {
         spec: ContainerSpec,
         stdio: Stdio,
         isolation: Isolation,
-        network: &mut PodNetwork,
+        pod_network: &PodNetwork,
         filter: &Filter,
         log: &RuntimeLog,
     ) -> Result<Self, StartError> {
@@ -77,8 +77,10 @@ impl Container {
                 .map_err(|error| runtime_error("readlink(volume)", error))?;
             volumes.push((place, volume.clone()));
         }
-        let network = network.add_container().map_err(StartError::Host)?;
-        let files = write_files(&dir, &spec.hostname, &network)?;
+        let network = pod_network
+            .add_container(&spec.name)
+            .map_err(StartError::Host)?;
+        let files = write_files(&dir, &spec, pod_network, &network)?;
         for (_, destination) in &files {
             remove_dangling_link(&root_fd, Path::new(destination))
                 .map_err(|errno| runtime_error(&format!("unlinkat({destination})"), errno))?;
@@ -451,13 +453,19 @@ fn remove_dangling_link(root: &OwnedFd, path: &Path) -> Result<(), Errno> {
 /// Files that Docker puts over the image's: their place here, and in the container.
 fn write_files(
     dir: &Path,
-    hostname: &str,
+    spec: &ContainerSpec,
+    pod_network: &PodNetwork,
     network: &ContainerNetwork,
 ) -> Result<Vec<(PathBuf, &'static str)>, StartError> {
-    let hosts = format!(
-        "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n{}\t{hostname}\n",
-        network.address
-    );
+    let hostname = &spec.hostname;
+    let mut hosts =
+        String::from("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n");
+    for (name, address) in pod_network.hosts() {
+        hosts.push_str(&format!("{address}\t{name}\n"));
+    }
+    if *hostname != spec.name {
+        hosts.push_str(&format!("{}\t{hostname}\n", network.address));
+    }
     // Without a name server the C libraries ask 127.0.0.1, where nothing answers: names fail at once.
     let resolv_conf = "# the pod has no way out, so no name server\n".to_owned();
     [
@@ -468,7 +476,12 @@ fn write_files(
     .into_iter()
     .map(|(name, destination, text)| {
         let file = dir.join(name);
-        fs::write(&file, text).map_err(|error| runtime_error("write(/etc file)", error))?;
+        let mut options = File::options();
+        options.write(true).create(true).truncate(true).mode(0o644);
+        options
+            .open(&file)
+            .and_then(|mut file| file.write_all(text.as_bytes()))
+            .map_err(|error| runtime_error("write(/etc file)", error))?;
         Ok((file, destination))
     })
     .collect()

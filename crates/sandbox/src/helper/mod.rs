@@ -24,6 +24,7 @@ mod user_ns;
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
 
+use rustix::fs::Mode;
 use rustix::net::SocketType;
 
 use crate::wire::Wire;
@@ -53,6 +54,9 @@ pub fn run_if_helper() {
     // What ps shows: a program executed from a memfd would be named by the number of its descriptor.
     let name = std::ffi::CString::new(role.as_encoded_bytes()).unwrap_or_default();
     let _ = rustix::thread::set_name(&name);
+    // A container's files get the modes that they are asked for, whatever the caller's umask; its processes
+    // inherit the one that Docker's have.
+    rustix::process::umask(Mode::from_raw_mode(0o022));
     let code = match take_control_socket() {
         Ok(wire) => run(wire),
         Err(_) => 1,

@@ -17,6 +17,8 @@ use crate::pod::Listener;
 
 const BRIDGE: &str = "smokegate0";
 const PREFIX: u8 = 24;
+/// What a /24 leaves beside the bridge.
+const MAX_CONTAINERS: usize = 253;
 const LOOPBACK_INDEX: u32 = 1;
 /// Docker's default for containers, so that a server that is not root may bind port 80.
 const UNPRIVILEGED_PORTS: &str = "/proc/sys/net/ipv4/ip_unprivileged_port_start";
@@ -25,7 +27,7 @@ const UNPRIVILEGED_PORTS: &str = "/proc/sys/net/ipv4/ip_unprivileged_port_start"
 pub(super) struct PodNetwork {
     namespace: File,
     bridge: u32,
-    used: u8,
+    hosts: Vec<(String, Ipv4Addr)>,
 }
 
 /// A container's namespace and its address in it.
@@ -44,7 +46,7 @@ fn failed(call: &'static str) -> impl Fn(io::Error) -> HostError {
 
 impl PodNetwork {
     /// Sets up the namespace this process is in.
-    pub(super) fn new() -> Result<Self, HostError> {
+    pub(super) fn new(names: &[String]) -> Result<Self, HostError> {
         let mut route = RouteSocket::open().map_err(failed("socket(NETLINK_ROUTE)"))?;
         route
             .set_up(LOOPBACK_INDEX)
@@ -58,23 +60,36 @@ impl PodNetwork {
             .map_err(failed("ip address add"))?;
         route.set_up(bridge).map_err(failed("ip link set up"))?;
         let namespace = own_namespace().map_err(failed("open(/proc/self/ns/net)"))?;
+        if names.len() > MAX_CONTAINERS {
+            let text = format!("a pod holds at most {MAX_CONTAINERS} containers");
+            return Err(failed("ip address add")(io::Error::other(text)));
+        }
+        let hosts = (2..)
+            .map(address)
+            .zip(names)
+            .map(|(ip, name)| (name.clone(), ip))
+            .collect();
         Ok(Self {
             namespace,
             bridge,
-            used: 1,
+            hosts,
         })
     }
 
-    /// Makes a namespace for one more container and connects it to the bridge.
-    pub(super) fn add_container(&mut self) -> Result<ContainerNetwork, HostError> {
-        let host = self
-            .used
-            .checked_add(1)
-            .filter(|host| *host < 255)
-            .ok_or_else(|| {
-                failed("ip address add")(io::Error::other("a pod holds at most 253 containers"))
-            })?;
-        self.used = host;
+    /// The names of all containers and their addresses.
+    pub(super) fn hosts(&self) -> &[(String, Ipv4Addr)] {
+        &self.hosts
+    }
+
+    /// Makes a container's namespace and connects it to the bridge.
+    pub(super) fn add_container(&self, name: &str) -> Result<ContainerNetwork, HostError> {
+        let known = self.hosts.iter().find(|(known, _)| known == name);
+        let own = known.map(|(_, ip)| *ip).ok_or_else(|| {
+            failed("ip address add")(io::Error::other(format!(
+                "the pod has no container `{name}`"
+            )))
+        })?;
+        let host = own.octets()[3];
         unshare(UnshareFlags::NEWNET).map_err(failed("unshare(CLONE_NEWNET)"))?;
         let namespace = own_namespace().map_err(failed("open(/proc/self/ns/net)"))?;
         self.enter(&self.namespace)?;
@@ -88,12 +103,12 @@ impl PodNetwork {
         pod_route.set_up(index).map_err(failed("ip link set up"))?;
 
         self.enter(&namespace)?;
-        let configured = configure_inside(address(host));
+        let configured = configure_inside(own);
         self.enter(&self.namespace)?;
         configured?;
         Ok(ContainerNetwork {
             namespace,
-            address: address(host),
+            address: own,
         })
     }
 

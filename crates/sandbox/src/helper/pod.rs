@@ -90,7 +90,7 @@ fn enter_namespaces(spec: &PodSpec, wire: &Wire) -> Result<(), HostError> {
 fn first_process(wire: Wire, id: u64, spec: &PodSpec) -> i32 {
     let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
     let ready = root::enter(spec).and_then(|()| {
-        let network = PodNetwork::new()?;
+        let network = PodNetwork::new(&spec.containers)?;
         let log = RuntimeLog::install()?;
         Ok((network, log))
     });
@@ -119,7 +119,6 @@ fn first_process(wire: Wire, id: u64, spec: &PodSpec) -> i32 {
         filter,
         containers: Vec::new(),
         processes: Vec::new(),
-        next: 1,
     };
     match pod.serve() {
         Ok(()) => 0,
@@ -127,7 +126,7 @@ fn first_process(wire: Wire, id: u64, spec: &PodSpec) -> i32 {
     }
 }
 
-/// A process whose end the parent wants to know.
+/// A process whose end the parent wants to know, by the number of the request that started it.
 struct Process {
     number: u64,
     pid: Pid,
@@ -142,7 +141,6 @@ struct Pod<'a> {
     filter: Filter,
     containers: Vec<Container>,
     processes: Vec<Process>,
-    next: u64,
 }
 
 impl Pod<'_> {
@@ -195,22 +193,23 @@ impl Pod<'_> {
     fn answer(&mut self, request: Request, fds: Vec<OwnedFd>) -> std::io::Result<()> {
         let mut passed: Option<OwnedFd> = None;
         let body = match request.body {
-            RequestBody::Start(spec) => self.start(*spec, fds),
-            RequestBody::Exec(spec) => self.exec(spec, fds),
+            RequestBody::Start(spec) => self.start(request.id, *spec, fds),
+            RequestBody::Exec(spec) => self.exec(request.id, spec, fds),
+            RequestBody::Kill { process } => {
+                self.kill(process);
+                return Ok(());
+            }
             RequestBody::Connect { container, port } => match self.find(&container) {
                 None => Answer::NoSuchContainer,
-                Some(container) => {
-                    let address = container.network.address;
-                    match net_ns::begin_connect(address, port) {
-                        Ok(socket) => {
-                            passed = Some(socket);
-                            Answer::Connecting { address }
-                        }
-                        Err(errno) => Answer::ConnectFailed {
-                            errno: errno.raw_os_error(),
-                        },
+                Some(container) => match net_ns::begin_connect(container.network.address, port) {
+                    Ok(socket) => {
+                        passed = Some(socket);
+                        Answer::Connecting
                     }
-                }
+                    Err(errno) => Answer::ConnectFailed {
+                        errno: errno.raw_os_error(),
+                    },
+                },
             },
             RequestBody::Signal { container, signal } => {
                 match self
@@ -250,7 +249,7 @@ impl Pod<'_> {
             .find(|container| container.name == name)
     }
 
-    fn start(&mut self, spec: ContainerSpec, fds: Vec<OwnedFd>) -> Answer {
+    fn start(&mut self, number: u64, spec: ContainerSpec, fds: Vec<OwnedFd>) -> Answer {
         let Some(stdio) = stdio(fds) else {
             return missing_descriptors();
         };
@@ -259,26 +258,28 @@ impl Pod<'_> {
             spec,
             stdio,
             isolation,
-            &mut self.network,
+            &self.network,
             &self.filter,
             &self.log,
         );
-        match started
-            .and_then(|container| Ok((self.track(container.pid, &container.pidfd)?, container)))
-        {
-            Ok((process, container)) => {
+        let tracked = started.and_then(|container| {
+            self.track(number, container.pid, &container.pidfd)?;
+            Ok(container)
+        });
+        match tracked {
+            Ok(container) => {
                 let started = Started {
                     address: container.network.address,
                     not_given: container.not_given.clone(),
                 };
                 self.containers.push(container);
-                Answer::Started { process, started }
+                Answer::Started(started)
             }
             Err(error) => Answer::StartFailed(error),
         }
     }
 
-    fn exec(&mut self, spec: ExecSpec, fds: Vec<OwnedFd>) -> Answer {
+    fn exec(&mut self, number: u64, spec: ExecSpec, fds: Vec<OwnedFd>) -> Answer {
         let Some(stdio) = stdio(fds) else {
             return missing_descriptors();
         };
@@ -290,13 +291,20 @@ impl Pod<'_> {
             not_given: Vec::new(),
         };
         let exec = container.exec(spec.args, stdio, &self.log);
-        match exec.and_then(|(pid, pidfd)| self.track(pid, &pidfd)) {
-            Ok(process) => Answer::Started { process, started },
+        match exec.and_then(|(pid, pidfd)| self.track(number, pid, &pidfd)) {
+            Ok(()) => Answer::Started(started),
             Err(error) => Answer::StartFailed(error),
         }
     }
 
-    fn track(&mut self, pid: Pid, pidfd: &OwnedFd) -> Result<u64, StartError> {
+    /// Ends a process, if it is still there, and what it started: it leads a session, and so a process group.
+    fn kill(&self, number: u64) {
+        if let Some(process) = self.processes.iter().find(|p| p.number == number) {
+            let _ = rustix::process::kill_process_group(process.pid, Signal::KILL);
+        }
+    }
+
+    fn track(&mut self, number: u64, pid: Pid, pidfd: &OwnedFd) -> Result<(), StartError> {
         let pidfd = pidfd.try_clone().map_err(|error| {
             StartError::Host(HostError::new(
                 Step::Runtime,
@@ -304,10 +312,8 @@ impl Pod<'_> {
                 error,
             ))
         })?;
-        let number = self.next;
-        self.next += 1;
         self.processes.push(Process { number, pid, pidfd });
-        Ok(number)
+        Ok(())
     }
 }
 

@@ -69,9 +69,9 @@ fn end_with_parent(wire: &Wire) -> Result<(), FillError> {
 }
 
 fn fill(request: &FillRequest, fds: Vec<OwnedFd>) -> Result<Vec<bool>, FillError> {
-    if fds.len() != request.layers.len() {
+    if request.layers.iter().any(|layer| layer.file >= fds.len()) {
         return Err(FillError::Host(HostError::lost(
-            "layers and descriptors differ in number",
+            "a layer came without its descriptor",
         )));
     }
     let files: Vec<Arc<File>> = fds.into_iter().map(|fd| Arc::new(File::from(fd))).collect();
@@ -87,7 +87,7 @@ fn fill(request: &FillRequest, fds: Vec<OwnedFd>) -> Result<Vec<bool>, FillError
     };
     let open = |index: usize| -> std::io::Result<Box<dyn Read + Send>> {
         let layer = &request.layers[index];
-        let file = Arc::clone(&files[index]);
+        let file = Arc::clone(&files[layer.file]);
         let range = FileRange {
             file,
             offset: layer.offset,

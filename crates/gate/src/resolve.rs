@@ -1,0 +1,569 @@
+//! The gate file, the flags and the configs of all images, resolved into a plan. Does no I/O.
+//!
+//! What the file may say and this version cannot run yet is an error with its place: a run that left it out
+//! silently would be a false pass.
+
+use std::time::Duration;
+
+use smokegate_image::{Healthcheck, HealthcheckTest, ImageConfig};
+
+use crate::draft::{
+    DEFAULT_INTERVAL, DEFAULT_TIMEOUT, DEFAULT_WITHIN, Draft, FIRST_DELAY, default_port,
+    exposed_port, healthcheck_probe, merge_env,
+};
+use crate::gate_file::{
+    Container, Diagnostic, GateFile, GateFileError, HttpQuestion, ProbeSpec, Question, Service,
+    ServiceImage, Source, Span, Spanned, Variant,
+};
+use crate::plan::{ContainerPlan, GatePlan, Probe, ProbePlan, ServicePlan, VariantPlan};
+use crate::port::{HostPort, PortMap};
+use crate::request::{GateRequest, PlanError, default_probe, published};
+use crate::schedule::{Retries, Timing};
+
+/// Time in which a service must be ready where its probes say nothing.
+const SERVICE_WITHIN: Duration = Duration::from_secs(60);
+
+/// What a plan is resolved from.
+pub struct ResolveInput<'a> {
+    /// The gate file.
+    pub file: &'a GateFile,
+    /// Its text, to point into.
+    pub source: &'a Source,
+    /// The flags.
+    pub request: &'a GateRequest,
+    /// Config of the image under test.
+    pub app: &'a ImageConfig,
+    /// Configs of the services' images, in the order of [`service_images`].
+    pub services: &'a [&'a ImageConfig],
+    /// Reads an `env_file`: its variables, or why it cannot be read.
+    pub env_file: &'a dyn Fn(&str) -> Result<Vec<String>, String>,
+    /// Names of the variants to run; empty means all.
+    pub only: &'a [String],
+    /// How many variants run side by side where the file does not say.
+    pub parallel: usize,
+}
+
+impl std::fmt::Debug for ResolveInput<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ResolveInput")
+            .field("source", &self.source.name())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why there is no plan.
+#[derive(Debug, thiserror::Error)]
+pub enum ResolveError {
+    /// The file says something that cannot be run (exit 2).
+    #[error(transparent)]
+    File(#[from] GateFileError),
+    /// `--variant` names one that the file does not have (exit 2).
+    #[error("the gate file has no variant `{name}`; it has {}", known.join(", "))]
+    NoSuchVariant {
+        /// What was named.
+        name: String,
+        /// What there is.
+        known: Vec<String>,
+    },
+    /// The flags or the image's config.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// A service's image has nothing to run, or its config is wrong (exit 4).
+    #[error("service `{service}`: {source}")]
+    Service {
+        /// Which.
+        service: String,
+        /// Why.
+        source: PlanError,
+    },
+}
+
+/// The images that the services name, each once, in the order in which a plan numbers them from 1 on.
+pub fn service_images(file: &GateFile) -> Vec<&Spanned<ServiceImage>> {
+    let mut images: Vec<&Spanned<ServiceImage>> = Vec::new();
+    for (_, service) in file.services.iter() {
+        let is_source = matches!(service.image.value, ServiceImage::Source(_));
+        if is_source
+            && !images
+                .iter()
+                .any(|known| known.value == service.image.value)
+        {
+            images.push(&service.image);
+        }
+    }
+    images
+}
+
+/// Resolves a gate file into a plan.
+///
+/// # Errors
+/// [`ResolveError`]; its variants say whose fault it is.
+pub fn resolve(input: &ResolveInput<'_>) -> Result<GatePlan, ResolveError> {
+    let mut resolver = Resolver {
+        input,
+        diagnostics: Vec::new(),
+    };
+    let file = input.file;
+    resolver.refuse_what_is_not_run_yet();
+    let named: Vec<(&str, Option<&Variant>)> = if file.variants.is_empty() {
+        vec![("default", None)]
+    } else {
+        file.variants
+            .iter()
+            .map(|(name, variant)| (name.value.as_str(), Some(variant)))
+            .collect()
+    };
+    for name in input.only {
+        if !named.iter().any(|(known, _)| known == name) {
+            let known = named.iter().map(|(known, _)| (*known).to_owned()).collect();
+            return Err(ResolveError::NoSuchVariant {
+                name: name.clone(),
+                known,
+            });
+        }
+    }
+    let mut variants = Vec::new();
+    for (name, variant) in named {
+        if input.only.is_empty() || input.only.iter().any(|wanted| wanted == name) {
+            variants.push(resolver.variant(name, variant, variants.is_empty())?);
+        }
+    }
+    if !resolver.diagnostics.is_empty() {
+        return Err(GateFileError {
+            diagnostics: resolver.diagnostics,
+        }
+        .into());
+    }
+    let parallel = file
+        .parallel
+        .as_ref()
+        .map_or(input.parallel, |count| count.0 as usize);
+    Ok(GatePlan { variants, parallel })
+}
+
+struct Resolver<'a> {
+    input: &'a ResolveInput<'a>,
+    diagnostics: Vec<Diagnostic>,
+}
+
+impl Resolver<'_> {
+    fn problem(&mut self, span: Span, message: &str, hint: Option<&str>) {
+        let diagnostic = self.input.source.diagnose(span, message, hint);
+        if !self.diagnostics.contains(&diagnostic) {
+            self.diagnostics.push(diagnostic);
+        }
+    }
+
+    fn not_yet(&mut self, key: &str, span: Option<Span>) {
+        if let Some(span) = span {
+            let message = format!("this version does not run `{key}` yet");
+            self.problem(
+                span,
+                &message,
+                Some("leave it out, or run without the gate file (--no-file)"),
+            );
+        }
+    }
+
+    fn refuse_what_is_not_run_yet(&mut self) {
+        use crate::gate_file::{Egress, Network};
+        let file = self.input.file;
+        let shared =
+            |network: &Spanned<Network>| (network.value == Network::Shared).then_some(network.span);
+        let host = |egress: &Spanned<Egress>| (egress.value == Egress::Host).then_some(egress.span);
+        self.not_yet("network: shared", file.network.as_ref().and_then(shared));
+        self.not_yet("egress: host", file.egress.as_ref().and_then(host));
+        if let Some(platforms) = &file.platforms {
+            let span = match platforms {
+                crate::gate_file::Platforms::All => Span::default(),
+                crate::gate_file::Platforms::These(list) => {
+                    list.first().map_or(Span::default(), |one| one.span)
+                }
+            };
+            self.not_yet("platforms", Some(span));
+        }
+        for (_, service) in file.services.iter() {
+            self.refuse_in_container(&service.container);
+            let ports = service
+                .container
+                .ports
+                .as_ref()
+                .and_then(|ports| ports.first());
+            self.not_yet("ports of a service", ports.map(|port| port.span));
+        }
+        self.refuse_in_container(&file.app);
+        for (_, variant) in file.variants.iter() {
+            self.refuse_in_container(&variant.container);
+            self.not_yet("network: shared", variant.network.as_ref().and_then(shared));
+            self.not_yet("egress: host", variant.egress.as_ref().and_then(host));
+            self.not_yet(
+                "platform",
+                variant.platform.as_ref().map(|platform| platform.span),
+            );
+            if let Some(expect) = &variant.expect {
+                self.not_yet(
+                    "expect: stays_healthy",
+                    expect.stays_healthy.as_ref().map(|e| e.span),
+                );
+                let never = expect.logs_never.as_ref().and_then(|never| never.first());
+                self.not_yet("expect: logs_never", never.map(|e| e.span));
+                self.not_yet(
+                    "expect: stops_within",
+                    expect.stops_within.as_ref().map(|e| e.span),
+                );
+                self.not_yet(
+                    "expect: exit_code",
+                    expect.exit_code.as_ref().map(|e| e.span),
+                );
+            }
+        }
+    }
+
+    fn refuse_in_container(&mut self, container: &Container) {
+        let on = |flag: &Option<Spanned<bool>>| flag.as_ref().filter(|f| f.value).map(|f| f.span);
+        let volumes = container
+            .volumes
+            .as_ref()
+            .and_then(|volumes| volumes.first());
+        self.not_yet("volumes", volumes.map(|volume| volume.span));
+        let secrets = container
+            .secrets
+            .as_ref()
+            .and_then(|secrets| secrets.iter().next());
+        self.not_yet("secrets", secrets.map(|(name, _)| name.span));
+        self.not_yet("read_only", on(&container.read_only));
+        self.not_yet("init", on(&container.init));
+        let caps =
+            |list: &Option<Vec<Spanned<_>>>| list.as_ref().and_then(|l| l.first()).map(|c| c.span);
+        self.not_yet("cap_add", caps(&container.cap_add));
+        self.not_yet("cap_drop", caps(&container.cap_drop));
+        let options = container
+            .security_opt
+            .as_ref()
+            .and_then(|options| options.first());
+        self.not_yet("security_opt", options.map(|option| option.span));
+        self.not_yet(
+            "shm_size",
+            container.shm_size.as_ref().map(|size| size.span),
+        );
+        self.not_yet(
+            "mem_limit",
+            container.mem_limit.as_ref().map(|size| size.span),
+        );
+        self.not_yet("cpus", container.cpus.as_ref().map(|cpus| cpus.span));
+        self.not_yet(
+            "pids_limit",
+            container.pids_limit.as_ref().map(|count| count.span),
+        );
+        let ulimits = container
+            .ulimits
+            .as_ref()
+            .and_then(|limits| limits.0.iter().next());
+        self.not_yet("ulimits", ulimits.map(|(name, _)| name.span));
+        let hosts = container
+            .extra_hosts
+            .as_ref()
+            .and_then(|hosts| hosts.0.first());
+        self.not_yet("extra_hosts", hosts.map(|host| host.span));
+    }
+
+    fn variant(
+        &mut self,
+        name: &str,
+        variant: Option<&Variant>,
+        is_first: bool,
+    ) -> Result<VariantPlan, ResolveError> {
+        let file = self.input.file;
+        let mut services = Vec::new();
+        for (name, service) in file.services_of(variant) {
+            services.push(self.service(name, service, variant)?);
+        }
+        let (app, ports) = self.app(variant, is_first)?;
+        Ok(VariantPlan {
+            name: name.to_owned(),
+            services,
+            app,
+            ports,
+        })
+    }
+
+    fn service(
+        &mut self,
+        name: &Spanned<String>,
+        service: &Service,
+        variant: Option<&Variant>,
+    ) -> Result<ServicePlan, ResolveError> {
+        let images = service_images(self.input.file);
+        let place = images
+            .iter()
+            .position(|image| image.value == service.image.value);
+        let (image, config) = match place {
+            Some(place) => (place + 1, self.input.services[place]),
+            None => (0, self.input.app),
+        };
+        let own = &service.container;
+        let in_service = |source| ResolveError::Service {
+            service: name.value.clone(),
+            source,
+        };
+        let mut draft = Draft::of_image(config).map_err(in_service)?;
+        draft.plan.name = name.value.clone();
+        draft.plan.hostname = name.value.clone();
+        draft.plan.image = image;
+        if service.image.value == ServiceImage::App {
+            // The image under test needs what it is configured with wherever it runs: a migration too.
+            self.lay_environment(&mut draft, &self.input.file.app);
+            if let Some(variant) = variant {
+                self.lay_environment(&mut draft, &variant.container);
+            }
+        }
+        self.lay_over(&mut draft, own);
+        let mut plan = draft.finish().map_err(in_service)?;
+        let port = exposed_port(config).ok();
+        for spec in own.probes.iter().flatten() {
+            if let Some(probe) = self.probe(spec, config, port, SERVICE_WITHIN) {
+                plan.probes.push(probe);
+            }
+        }
+        if own.probes.is_none()
+            && let Some(healthcheck) = healthcheck(config)
+        {
+            plan.probes
+                .push(healthcheck_probe(config, healthcheck, SERVICE_WITHIN));
+        }
+        let longest = plan.probes.iter().map(|probe| probe.timing.within).max();
+        let post_ready: Vec<Vec<String>> = service
+            .post_ready
+            .iter()
+            .flatten()
+            .map(|exec| exec.0.args.clone())
+            .collect();
+        let afterwards = if post_ready.is_empty() {
+            Duration::ZERO
+        } else {
+            SERVICE_WITHIN
+        };
+        Ok(ServicePlan {
+            container: plan,
+            depends_on: service
+                .depends_on()
+                .iter()
+                .map(|other| other.value.clone())
+                .collect(),
+            one_shot: service.is_one_shot(),
+            post_ready,
+            within: longest.unwrap_or(SERVICE_WITHIN) + afterwards,
+        })
+    }
+
+    fn app(
+        &mut self,
+        variant: Option<&Variant>,
+        is_first: bool,
+    ) -> Result<(ContainerPlan, Vec<PortMap>), ResolveError> {
+        let (file, request, config) = (self.input.file, self.input.request, self.input.app);
+        let shared = &file.app;
+        let own = variant.map(|variant| &variant.container);
+        let mut draft = Draft::of_image(config)?;
+        self.lay_over(&mut draft, shared);
+        if let Some(own) = own {
+            self.lay_over(&mut draft, own);
+        }
+        request.lay_over(&mut draft);
+        let mut plan = draft.finish()?;
+
+        let ports = self.ports(variant, is_first)?;
+        let port = ports.first().map(|map| map.container);
+        let specs = [Some(shared), own]
+            .into_iter()
+            .flatten()
+            .flat_map(|c| c.probes.iter().flatten());
+        let specs: Vec<&ProbeSpec> = specs.collect();
+        if request.http.is_some() || specs.is_empty() {
+            let port = match port {
+                Some(port) => port,
+                None => exposed_port(config)?,
+            };
+            plan.probes.push(default_probe(request, config, port)?);
+        } else {
+            for spec in specs {
+                if let Some(mut probe) = self.probe(spec, config, port, DEFAULT_WITHIN) {
+                    probe.timing.interval = request.interval.unwrap_or(probe.timing.interval);
+                    probe.timing.within = request.within.unwrap_or(probe.timing.within);
+                    plan.probes.push(probe);
+                }
+            }
+        }
+        Ok((plan, ports))
+    }
+
+    /// Ports of the app: the flags', else the variant's, else the app's, else the default one. The numbers are for
+    /// the first variant; the others, which may run beside it, get free ones.
+    fn ports(
+        &self,
+        variant: Option<&Variant>,
+        is_first: bool,
+    ) -> Result<Vec<PortMap>, ResolveError> {
+        let request = self.input.request;
+        let written = variant
+            .and_then(|variant| variant.container.ports.as_ref())
+            .or(self.input.file.app.ports.as_ref());
+        let mut ports = match written {
+            _ if !request.publish.is_empty() => published(request)?.unwrap_or_default(),
+            Some(ports) => ports.iter().map(|port| port.value).collect(),
+            None => exposed_port(self.input.app)
+                .map(default_port)
+                .into_iter()
+                .collect(),
+        };
+        if !is_first {
+            ports.iter_mut().for_each(|map| map.host = HostPort::Any);
+        }
+        Ok(ports)
+    }
+
+    /// Lays what a part of the file says over a container; what it does not say stays.
+    fn lay_over(&mut self, draft: &mut Draft, part: &Container) {
+        if let Some(entrypoint) = &part.entrypoint {
+            draft.set_entrypoint(entrypoint.args.clone());
+        }
+        if let Some(command) = &part.command {
+            draft.command.clone_from(&command.args);
+        }
+        self.lay_environment(draft, part);
+        let plan = &mut draft.plan;
+        if let Some(user) = &part.user {
+            plan.user = user.value.clone();
+        }
+        if let Some(dir) = &part.working_dir {
+            plan.working_dir = dir.0.clone();
+        }
+        if let Some(hostname) = &part.hostname {
+            plan.hostname = hostname.0.clone();
+        }
+        if let Some(signal) = &part.stop_signal {
+            plan.stop_signal = signal.0;
+        }
+        plan.stop_grace_period = part
+            .stop_grace_period
+            .as_ref()
+            .map_or(plan.stop_grace_period, |grace| grace.value);
+    }
+
+    fn lay_environment(&mut self, draft: &mut Draft, part: &Container) {
+        let plan = &mut draft.plan;
+        for file in part.env_file.iter().flat_map(|files| &files.0) {
+            match (self.input.env_file)(&file.value) {
+                Ok(variables) => plan.env = merge_env(&plan.env, &variables),
+                Err(problem) => self.problem(file.span, &problem, None),
+            }
+        }
+        for variable in part
+            .environment
+            .iter()
+            .flat_map(|environment| &environment.0)
+        {
+            let name = &variable.name.value;
+            match &variable.value {
+                Some(value) => {
+                    plan.env = merge_env(&plan.env, &[format!("{name}={}", value.value)]);
+                }
+                None => plan
+                    .env
+                    .retain(|entry| entry.split('=').next() != Some(name)),
+            }
+        }
+    }
+
+    fn probe(
+        &mut self,
+        spec: &ProbeSpec,
+        config: &ImageConfig,
+        port: Option<u16>,
+        within: Duration,
+    ) -> Option<ProbePlan> {
+        self.not_yet(
+            "successes",
+            spec.successes.as_ref().filter(|s| s.0 > 1).map(|s| s.span),
+        );
+        let within = spec.within.as_ref().map_or(within, |within| within.value);
+        let timing = Timing {
+            interval: spec
+                .interval
+                .as_ref()
+                .map_or(DEFAULT_INTERVAL, |interval| interval.value),
+            first_delay: FIRST_DELAY,
+            timeout: spec
+                .timeout
+                .as_ref()
+                .map_or(DEFAULT_TIMEOUT, |timeout| timeout.value),
+            within,
+            retries: spec.retries.as_ref().map(|retries| Retries {
+                count: retries.0,
+                start_period: spec.start_period.as_ref().map_or(Duration::ZERO, |p| p.0),
+            }),
+        };
+        let probe = match &spec.question {
+            Question::Http(http) => self.http(http, port, spec.span)?,
+            Question::Tcp(port) => Probe::Tcp { port: port.0 },
+            Question::Exec { command, expect } => Probe::Exec {
+                args: command.args.clone(),
+                expect: expect.as_ref().map(|expect| expect.value.clone()),
+            },
+            Question::Log { regex, .. } => {
+                self.not_yet("log", Some(regex.span));
+                return None;
+            }
+            Question::Healthcheck => {
+                let Some(healthcheck) = healthcheck(config) else {
+                    let hint = Some("ask it with http, tcp or exec");
+                    self.problem(spec.span, "the image has no HEALTHCHECK", hint);
+                    return None;
+                };
+                return Some(healthcheck_probe(config, healthcheck, within));
+            }
+        };
+        Some(ProbePlan { probe, timing })
+    }
+
+    fn http(&mut self, http: &HttpQuestion, port: Option<u16>, span: Span) -> Option<Probe> {
+        use crate::gate_file::Scheme;
+        let method = http.method.as_ref().filter(|method| method.0 != "GET");
+        self.not_yet("method", method.map(|method| method.span));
+        let https = http
+            .scheme
+            .as_ref()
+            .filter(|scheme| scheme.value == Scheme::Https);
+        self.not_yet("scheme: https", https.map(|scheme| scheme.span));
+        self.not_yet("headers", http.headers.as_ref().map(|_| span));
+        self.not_yet("body", http.body.as_ref().map(|_| span));
+        let Some(port) = http.port.as_ref().map(|port| port.0).or(port) else {
+            let hint = Some("for example `http: {port: 8080, path: /healthz}`");
+            self.problem(
+                span,
+                "which port? the image exposes several, or none is mapped",
+                hint,
+            );
+            return None;
+        };
+        Some(Probe::Http {
+            port,
+            path: http
+                .path
+                .as_ref()
+                .map_or_else(|| "/healthz".to_owned(), |path| path.0.clone()),
+            status: http
+                .status
+                .as_ref()
+                .map_or_else(|| vec![200..=200], |set| set.0.clone()),
+        })
+    }
+}
+
+/// The image's own health check, where it has one and it is not switched off.
+fn healthcheck(config: &ImageConfig) -> Option<&Healthcheck> {
+    config
+        .healthcheck
+        .as_ref()
+        .filter(|healthcheck| healthcheck.test != HealthcheckTest::None)
+}

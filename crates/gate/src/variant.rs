@@ -1,0 +1,375 @@
+//! One variant: its pod, its services in order, its app, its verdict.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use futures_util::FutureExt;
+use futures_util::future::join_all;
+use smokegate_sandbox::{ExitStatus, HostError, PodSpec, Sandbox, StartError};
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::watch;
+
+use crate::container_run::{Asked, ContainerRun, NotStarted};
+use crate::event::Event;
+use crate::log_capture::LogTail;
+use crate::plan::{ServicePlan, VariantPlan};
+use crate::port_map::BoundPorts;
+use crate::probe::{Observation, Outcome};
+use crate::runner::RunEnvironment;
+use crate::verdict::{
+    Decision, ExitReason, Inconclusive, ProbeVerdict, Reason, ServiceProblem, ServiceVerdict,
+    Timings, VariantVerdict,
+};
+
+/// A variant that is about to run.
+pub(crate) struct Variant<'a> {
+    pub(crate) plan: &'a VariantPlan,
+    pub(crate) environment: &'a RunEnvironment,
+    /// Layers of every image, top first.
+    pub(crate) layers: &'a [Vec<PathBuf>],
+    pub(crate) events: &'a UnboundedSender<Event>,
+}
+
+/// A service as far as it got.
+struct ServiceRun<'a> {
+    plan: &'a ServicePlan,
+    run: Option<ContainerRun<'a>>,
+    log: LogTail,
+    problem: Option<ServiceProblem>,
+}
+
+impl<'a> Variant<'a> {
+    /// The verdict, and what the isolation level could not give its containers.
+    pub(crate) async fn run(&self) -> (VariantVerdict, Vec<String>) {
+        let began = Instant::now();
+        let mut verdict = VariantVerdict {
+            name: self.plan.name.clone(),
+            decision: Decision::Passed,
+            probes: self
+                .plan
+                .app
+                .probes
+                .iter()
+                .map(|p| ProbeVerdict::new(&p.probe))
+                .collect(),
+            exit: None,
+            ports: Vec::new(),
+            log: LogTail::default(),
+            services: Vec::new(),
+            timings: Timings::default(),
+        };
+        let not_given = match self.launch(&mut verdict).await {
+            Ok((sandbox, ports)) => {
+                verdict.timings.sandbox = Some(began.elapsed());
+                self.run_pod(sandbox, ports, &mut verdict).await
+            }
+            Err(why) => {
+                verdict.decision = Decision::Inconclusive(why);
+                Vec::new()
+            }
+        };
+        verdict.timings.total = began.elapsed();
+        (verdict, not_given)
+    }
+
+    async fn launch(
+        &self,
+        verdict: &mut VariantVerdict,
+    ) -> Result<(Arc<Sandbox>, BoundPorts), Inconclusive> {
+        let ports = BoundPorts::bind(&self.plan.ports).await.map_err(|error| {
+            let text = error.source.to_string();
+            Inconclusive::Port {
+                address: error.address,
+                error: text,
+            }
+        })?;
+        verdict.ports = ports.published();
+        let run_dir = self.environment.run_dir.join(&self.plan.name);
+        std::fs::create_dir_all(&run_dir)
+            .map_err(|error| Inconclusive::Host(HostError::store("mkdir(run directory)", error)))?;
+        let services = self.plan.services.iter().map(|service| &service.container);
+        let containers = services
+            .chain([&self.plan.app])
+            .map(|c| c.name.clone())
+            .collect();
+        let pod = PodSpec {
+            isolation: self.environment.id_map.isolation(),
+            store: self.environment.store.clone(),
+            run_dir,
+            containers,
+        };
+        let sandbox = Sandbox::launch(pod, &self.environment.id_map).await;
+        Ok((Arc::new(sandbox.map_err(Inconclusive::Host)?), ports))
+    }
+
+    async fn run_pod(
+        &self,
+        sandbox: Arc<Sandbox>,
+        ports: BoundPorts,
+        verdict: &mut VariantVerdict,
+    ) -> Vec<String> {
+        let services = self.start_services(&sandbox).await;
+        let mut not_given = Vec::new();
+        let mut app_log = None;
+        match services.iter().find(|service| service.problem.is_some()) {
+            Some(failed) => {
+                let name = failed.plan.container.name.clone();
+                if let Some(problem) = failed.problem.clone() {
+                    verdict.decision = Decision::Inconclusive(match problem {
+                        ServiceProblem::NotStarted(StartError::Host(error)) => {
+                            Inconclusive::Host(error)
+                        }
+                        problem => Inconclusive::Service { name, problem },
+                    });
+                }
+            }
+            None => {
+                let starting = Instant::now();
+                match self.start_container(&self.plan.app, &sandbox).await {
+                    Err(NotStarted { error, log }) => {
+                        verdict.decision = start_decision(error);
+                        verdict.log = log;
+                    }
+                    Ok(app) => {
+                        verdict.timings.start = Some(starting.elapsed());
+                        not_given.extend(app.process.started.not_given.iter().cloned());
+                        let mut forwarding = ports.forward(&sandbox, &self.plan.app.name);
+                        let _ = self.events.send(Event::Started {
+                            variant: self.plan.name.clone(),
+                            args: self.plan.app.args.clone(),
+                            ports: verdict.ports.clone(),
+                            probes: self
+                                .plan
+                                .app
+                                .probes
+                                .iter()
+                                .map(|p| p.probe.clone())
+                                .collect(),
+                        });
+                        self.judge(&app, &sandbox, verdict).await;
+                        app.stop(&sandbox).await;
+                        forwarding.shutdown().await;
+                        app_log = Some(app);
+                    }
+                }
+            }
+        }
+        let ended: Vec<Option<ExitStatus>> = services
+            .iter()
+            .map(|service| {
+                service
+                    .run
+                    .as_ref()
+                    .and_then(|run| run.process.exit_status())
+            })
+            .collect();
+        // Ends every process, so that the pipes of the logs end too. Waiting for the helper blocks for a moment;
+        // other variants must not wait with it.
+        let _ = tokio::task::spawn_blocking(move || drop(sandbox)).await;
+        if let Some(app) = app_log {
+            verdict.log = app.finish().await;
+        }
+        for (service, exit) in services.into_iter().zip(ended) {
+            let log = match service.run {
+                Some(run) => {
+                    not_given.extend(run.process.started.not_given.iter().cloned());
+                    run.finish().await
+                }
+                None => service.log,
+            };
+            let name = service.plan.container.name.clone();
+            verdict.services.push(ServiceVerdict {
+                name,
+                exit,
+                one_shot: service.plan.one_shot,
+                log,
+            });
+        }
+        not_given
+    }
+
+    async fn start_container<'b>(
+        &self,
+        plan: &'b crate::plan::ContainerPlan,
+        sandbox: &Sandbox,
+    ) -> Result<ContainerRun<'b>, NotStarted> {
+        let log_dir = self.environment.log_dir.join(&self.plan.name);
+        ContainerRun::start(plan, &self.layers[plan.image], sandbox, &log_dir).await
+    }
+
+    /// Starts all services, each as soon as those it depends on are ready. When one fails, those that wait for it
+    /// are not started.
+    async fn start_services(&self, sandbox: &Sandbox) -> Vec<ServiceRun<'a>> {
+        let services = &self.plan.services;
+        let ready: HashMap<&str, watch::Sender<Option<bool>>> = services
+            .iter()
+            .map(|service| (service.container.name.as_str(), watch::channel(None).0))
+            .collect();
+        let starting = services.iter().map(|service| {
+            let ready = &ready;
+            async move {
+                for name in &service.depends_on {
+                    if let Some(sender) = ready.get(name.as_str()) {
+                        let mut other = sender.subscribe();
+                        let is_ready = other.wait_for(Option::is_some).await;
+                        if !is_ready.is_ok_and(|ready| *ready == Some(true)) {
+                            ready[service.container.name.as_str()].send_replace(Some(false));
+                            let log = LogTail::default();
+                            return ServiceRun {
+                                plan: service,
+                                run: None,
+                                log,
+                                problem: None,
+                            };
+                        }
+                    }
+                }
+                let run = self.start_service(service, sandbox).await;
+                let is_ready = run.problem.is_none();
+                let _ = self.events.send(Event::Service {
+                    variant: self.plan.name.clone(),
+                    service: service.container.name.clone(),
+                    ready: is_ready,
+                });
+                ready[service.container.name.as_str()].send_replace(Some(is_ready));
+                run
+            }
+        });
+        join_all(starting).await
+    }
+
+    async fn start_service(&self, service: &'a ServicePlan, sandbox: &Sandbox) -> ServiceRun<'a> {
+        let run = match self.start_container(&service.container, sandbox).await {
+            Ok(run) => run,
+            Err(NotStarted { error, log }) => {
+                let problem = Some(ServiceProblem::NotStarted(error));
+                return ServiceRun {
+                    plan: service,
+                    run: None,
+                    log,
+                    problem,
+                };
+            }
+        };
+        let problem =
+            match tokio::time::timeout(service.within, self.ready(service, &run, sandbox)).await {
+                Ok(problem) => problem,
+                Err(_) => Some(ServiceProblem::NotReady {
+                    within: service.within,
+                    last: None,
+                }),
+            };
+        ServiceRun {
+            plan: service,
+            run: Some(run),
+            log: LogTail::default(),
+            problem,
+        }
+    }
+
+    /// `None` when the service is ready, or has ended well where that is what it is for.
+    async fn ready(
+        &self,
+        service: &ServicePlan,
+        run: &ContainerRun<'_>,
+        sandbox: &Sandbox,
+    ) -> Option<ServiceProblem> {
+        if service.one_shot {
+            return match run.process.clone().wait().await {
+                Ok(ExitStatus::Code(0)) => None,
+                Ok(status) => Some(ServiceProblem::Exited(ExitReason {
+                    status,
+                    after: run.age(),
+                })),
+                Err(error) => Some(lost(error)),
+            };
+        }
+        match run.ask_all(sandbox, &|_, _| {}).await {
+            Asked::Passed => {}
+            Asked::Exited(status) => {
+                return Some(ServiceProblem::Exited(ExitReason {
+                    status,
+                    after: run.age(),
+                }));
+            }
+            Asked::Lost(error) => return Some(lost(error)),
+            Asked::NotPassed(not_passed) => {
+                let probe = service.container.probes[not_passed.probe].probe.clone();
+                let last = not_passed.last.map(|outcome| (probe, outcome));
+                return Some(ServiceProblem::NotReady {
+                    within: run.age(),
+                    last,
+                });
+            }
+        }
+        for args in &service.post_ready {
+            match run.exec(sandbox, args).await {
+                Outcome::Passed => {}
+                outcome => {
+                    if let Some(Err(error)) = run.process.clone().wait().now_or_never() {
+                        return Some(lost(error));
+                    }
+                    return Some(ServiceProblem::PostReady {
+                        args: args.clone(),
+                        outcome,
+                    });
+                }
+            }
+        }
+        None
+    }
+
+    /// Asks the app until it is decided, and writes the decision into the verdict.
+    async fn judge(&self, app: &ContainerRun<'_>, sandbox: &Sandbox, verdict: &mut VariantVerdict) {
+        let attempts: Mutex<Vec<Vec<Observation>>> =
+            Mutex::new(vec![Vec::new(); self.plan.app.probes.len()]);
+        let observe = |number: usize, observation: Observation| {
+            let variant = self.plan.name.clone();
+            let _ = self.events.send(Event::Asked {
+                variant,
+                observation: observation.clone(),
+            });
+            attempts.lock().unwrap_or_else(PoisonError::into_inner)[number].push(observation);
+        };
+        let asked = app.ask_all(sandbox, &observe).await;
+        let after = app.age();
+        verdict.timings.probe = Some(after);
+        verdict.exit = app.process.exit_status();
+        let attempts = attempts
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner);
+        for (probe, attempts) in verdict.probes.iter_mut().zip(attempts) {
+            probe.attempts = attempts;
+        }
+        verdict.decision = match asked {
+            Asked::Passed => Decision::Passed,
+            Asked::Exited(status) => Decision::Failed(Reason::Exited(ExitReason { status, after })),
+            Asked::Lost(error) => Decision::Inconclusive(Inconclusive::Host(error)),
+            Asked::NotPassed(not_passed) => Decision::Failed(Reason::NotHealthy {
+                probe: not_passed.probe,
+                why: not_passed.why,
+                after,
+                last: not_passed.last,
+                listening: sandbox
+                    .listeners(&self.plan.app.name)
+                    .await
+                    .unwrap_or_default(),
+            }),
+        };
+    }
+}
+
+/// A pod that is gone says nothing about the service.
+fn lost(error: HostError) -> ServiceProblem {
+    ServiceProblem::NotStarted(StartError::Host(error))
+}
+
+fn start_decision(error: StartError) -> Decision {
+    match error {
+        StartError::Host(error) => Decision::Inconclusive(Inconclusive::Host(error)),
+        StartError::IdMap(text) => Decision::Inconclusive(Inconclusive::IdMap(text)),
+        error => Decision::Failed(Reason::NotStarted(error)),
+    }
+}
