@@ -137,12 +137,12 @@ fn cli_several_exposed_ports_and_none_named() {
 }
 
 #[test]
-fn rootless_gate_file_is_not_ignored_silently() {
+fn rootless_the_gate_file_in_the_working_directory_is_announced() {
     let Some(context) = Smokegate::new(BINARY, RunAs::OrdinaryUser) else {
         return;
     };
     context.archive("serve", &ImageFixture::load("serve").build());
-    context.write("smokegate.yaml", "version: 1\n");
+    context.write("smokegate.yaml", "version: 1\nvariants: {only: {}}\n");
     for words in [
         &["gate", "serve.oci.tar", "--publish", "0:8080"][..],
         &[
@@ -155,15 +155,21 @@ fn rootless_gate_file_is_not_ignored_silently() {
         ],
     ] {
         let run = context.run(words);
-        run.assert_code(2);
+        run.assert_code(0);
+        let announced = "gate file: ./smokegate.yaml (--no-file ignores it)";
+        assert!(run.stderr.contains(announced), "{}", run.stderr);
         assert!(
-            run.stderr.contains("smokegate.yaml") && run.stderr.contains("--no-file"),
+            run.stderr.contains("variant only: passed"),
             "{}",
             run.stderr
         );
-        context
-            .run(words.iter().chain(&["--no-file"]))
-            .assert_code(0);
+        let run = context.run(words.iter().chain(&["--no-file"]));
+        run.assert_code(0);
+        assert!(
+            run.stderr.contains("variant default: passed"),
+            "{}",
+            run.stderr
+        );
     }
 }
 

@@ -138,7 +138,7 @@ fn healthcheck_timing(healthcheck: &Healthcheck, within: Duration) -> Timing {
 }
 
 /// A path as Docker keeps it: absolute, without `.`, `..` and doubled slashes; links are not looked at.
-fn clean(path: &str) -> String {
+pub(crate) fn clean(path: &str) -> String {
     let mut parts = Vec::new();
     for part in path.split('/') {
         match part {

@@ -3,12 +3,15 @@
 //! What the file may say and this version cannot run yet is an error with its place: a run that left it out
 //! silently would be a false pass.
 
+mod not_yet;
+
+use std::collections::HashSet;
 use std::time::Duration;
 
 use smokegate_image::{Healthcheck, HealthcheckTest, ImageConfig};
 
 use crate::draft::{
-    DEFAULT_INTERVAL, DEFAULT_TIMEOUT, DEFAULT_WITHIN, Draft, FIRST_DELAY, default_port,
+    DEFAULT_INTERVAL, DEFAULT_TIMEOUT, DEFAULT_WITHIN, Draft, FIRST_DELAY, clean, default_port,
     exposed_port, healthcheck_probe, merge_env,
 };
 use crate::gate_file::{
@@ -152,119 +155,6 @@ impl Resolver<'_> {
         if !self.diagnostics.contains(&diagnostic) {
             self.diagnostics.push(diagnostic);
         }
-    }
-
-    fn not_yet(&mut self, key: &str, span: Option<Span>) {
-        if let Some(span) = span {
-            let message = format!("this version does not run `{key}` yet");
-            self.problem(
-                span,
-                &message,
-                Some("leave it out, or run without the gate file (--no-file)"),
-            );
-        }
-    }
-
-    fn refuse_what_is_not_run_yet(&mut self) {
-        use crate::gate_file::{Egress, Network};
-        let file = self.input.file;
-        let shared =
-            |network: &Spanned<Network>| (network.value == Network::Shared).then_some(network.span);
-        let host = |egress: &Spanned<Egress>| (egress.value == Egress::Host).then_some(egress.span);
-        self.not_yet("network: shared", file.network.as_ref().and_then(shared));
-        self.not_yet("egress: host", file.egress.as_ref().and_then(host));
-        if let Some(platforms) = &file.platforms {
-            let span = match platforms {
-                crate::gate_file::Platforms::All => Span::default(),
-                crate::gate_file::Platforms::These(list) => {
-                    list.first().map_or(Span::default(), |one| one.span)
-                }
-            };
-            self.not_yet("platforms", Some(span));
-        }
-        for (_, service) in file.services.iter() {
-            self.refuse_in_container(&service.container);
-            let ports = service
-                .container
-                .ports
-                .as_ref()
-                .and_then(|ports| ports.first());
-            self.not_yet("ports of a service", ports.map(|port| port.span));
-        }
-        self.refuse_in_container(&file.app);
-        for (_, variant) in file.variants.iter() {
-            self.refuse_in_container(&variant.container);
-            self.not_yet("network: shared", variant.network.as_ref().and_then(shared));
-            self.not_yet("egress: host", variant.egress.as_ref().and_then(host));
-            self.not_yet(
-                "platform",
-                variant.platform.as_ref().map(|platform| platform.span),
-            );
-            if let Some(expect) = &variant.expect {
-                self.not_yet(
-                    "expect: stays_healthy",
-                    expect.stays_healthy.as_ref().map(|e| e.span),
-                );
-                let never = expect.logs_never.as_ref().and_then(|never| never.first());
-                self.not_yet("expect: logs_never", never.map(|e| e.span));
-                self.not_yet(
-                    "expect: stops_within",
-                    expect.stops_within.as_ref().map(|e| e.span),
-                );
-                self.not_yet(
-                    "expect: exit_code",
-                    expect.exit_code.as_ref().map(|e| e.span),
-                );
-            }
-        }
-    }
-
-    fn refuse_in_container(&mut self, container: &Container) {
-        let on = |flag: &Option<Spanned<bool>>| flag.as_ref().filter(|f| f.value).map(|f| f.span);
-        let volumes = container
-            .volumes
-            .as_ref()
-            .and_then(|volumes| volumes.first());
-        self.not_yet("volumes", volumes.map(|volume| volume.span));
-        let secrets = container
-            .secrets
-            .as_ref()
-            .and_then(|secrets| secrets.iter().next());
-        self.not_yet("secrets", secrets.map(|(name, _)| name.span));
-        self.not_yet("read_only", on(&container.read_only));
-        self.not_yet("init", on(&container.init));
-        let caps =
-            |list: &Option<Vec<Spanned<_>>>| list.as_ref().and_then(|l| l.first()).map(|c| c.span);
-        self.not_yet("cap_add", caps(&container.cap_add));
-        self.not_yet("cap_drop", caps(&container.cap_drop));
-        let options = container
-            .security_opt
-            .as_ref()
-            .and_then(|options| options.first());
-        self.not_yet("security_opt", options.map(|option| option.span));
-        self.not_yet(
-            "shm_size",
-            container.shm_size.as_ref().map(|size| size.span),
-        );
-        self.not_yet(
-            "mem_limit",
-            container.mem_limit.as_ref().map(|size| size.span),
-        );
-        self.not_yet("cpus", container.cpus.as_ref().map(|cpus| cpus.span));
-        self.not_yet(
-            "pids_limit",
-            container.pids_limit.as_ref().map(|count| count.span),
-        );
-        let ulimits = container
-            .ulimits
-            .as_ref()
-            .and_then(|limits| limits.0.iter().next());
-        self.not_yet("ulimits", ulimits.map(|(name, _)| name.span));
-        let hosts = container
-            .extra_hosts
-            .as_ref()
-            .and_then(|hosts| hosts.0.first());
-        self.not_yet("extra_hosts", hosts.map(|host| host.span));
     }
 
     fn variant(
@@ -411,10 +301,12 @@ impl Resolver<'_> {
         let mut ports = match written {
             _ if !request.publish.is_empty() => published(request)?.unwrap_or_default(),
             Some(ports) => ports.iter().map(|port| port.value).collect(),
-            None => exposed_port(self.input.app)
-                .map(default_port)
-                .into_iter()
-                .collect(),
+            None => match exposed_port(self.input.app) {
+                Ok(port) => vec![default_port(port)],
+                // The probes may name theirs; that none is mapped then is no loss.
+                Err(PlanError::SeveralPorts { .. }) => Vec::new(),
+                Err(error) => return Err(error.into()),
+            },
         };
         if !is_first {
             ports.iter_mut().for_each(|map| map.host = HostPort::Any);
@@ -436,7 +328,7 @@ impl Resolver<'_> {
             plan.user = user.value.clone();
         }
         if let Some(dir) = &part.working_dir {
-            plan.working_dir = dir.0.clone();
+            plan.working_dir = clean(&dir.0);
         }
         if let Some(hostname) = &part.hostname {
             plan.hostname = hostname.0.clone();
@@ -458,21 +350,24 @@ impl Resolver<'_> {
                 Err(problem) => self.problem(file.span, &problem, None),
             }
         }
-        for variable in part
+        let written = part
             .environment
             .iter()
-            .flat_map(|environment| &environment.0)
-        {
-            let name = &variable.name.value;
-            match &variable.value {
-                Some(value) => {
-                    plan.env = merge_env(&plan.env, &[format!("{name}={}", value.value)]);
-                }
-                None => plan
-                    .env
-                    .retain(|entry| entry.split('=').next() != Some(name)),
-            }
-        }
+            .flat_map(|environment| &environment.0);
+        let (set, unset): (Vec<_>, Vec<_>) = written.partition(|variable| variable.value.is_some());
+        let unset: HashSet<&str> = unset
+            .iter()
+            .map(|variable| variable.name.as_str())
+            .collect();
+        plan.env
+            .retain(|entry| !unset.contains(entry.split('=').next().unwrap_or_default()));
+        let set = set.iter().filter_map(|variable| {
+            variable
+                .value
+                .as_ref()
+                .map(|value| format!("{}={}", variable.name.value, value.value))
+        });
+        plan.env = merge_env(&plan.env, &set.collect::<Vec<_>>());
     }
 
     fn probe(
@@ -567,3 +462,6 @@ fn healthcheck(config: &ImageConfig) -> Option<&Healthcheck> {
         .as_ref()
         .filter(|healthcheck| healthcheck.test != HealthcheckTest::None)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,116 @@
+//! What a gate file may say and this version cannot run yet. Each goes from here with the change that runs it.
+
+use super::Resolver;
+use crate::gate_file::{Container, Egress, Network, Platforms, Span, Spanned};
+
+impl Resolver<'_> {
+    pub(super) fn not_yet(&mut self, key: &str, span: Option<Span>) {
+        if let Some(span) = span {
+            let message = format!("this version does not run `{key}` yet");
+            self.problem(
+                span,
+                &message,
+                Some("leave it out, or run without the gate file (--no-file)"),
+            );
+        }
+    }
+
+    pub(super) fn refuse_what_is_not_run_yet(&mut self) {
+        let file = self.input.file;
+        let shared =
+            |network: &Spanned<Network>| (network.value == Network::Shared).then_some(network.span);
+        let host = |egress: &Spanned<Egress>| (egress.value == Egress::Host).then_some(egress.span);
+        self.not_yet("network: shared", file.network.as_ref().and_then(shared));
+        self.not_yet("egress: host", file.egress.as_ref().and_then(host));
+        if let Some(platforms) = &file.platforms {
+            let span = match platforms {
+                Platforms::All => Span::default(),
+                Platforms::These(list) => list.first().map_or(Span::default(), |one| one.span),
+            };
+            self.not_yet("platforms", Some(span));
+        }
+        for (_, service) in file.services.iter() {
+            self.refuse_in_container(&service.container);
+            let ports = service
+                .container
+                .ports
+                .as_ref()
+                .and_then(|ports| ports.first());
+            self.not_yet("ports of a service", ports.map(|port| port.span));
+        }
+        self.refuse_in_container(&file.app);
+        for (_, variant) in file.variants.iter() {
+            self.refuse_in_container(&variant.container);
+            self.not_yet("network: shared", variant.network.as_ref().and_then(shared));
+            self.not_yet("egress: host", variant.egress.as_ref().and_then(host));
+            self.not_yet(
+                "platform",
+                variant.platform.as_ref().map(|platform| platform.span),
+            );
+            if let Some(expect) = &variant.expect {
+                self.not_yet(
+                    "expect: stays_healthy",
+                    expect.stays_healthy.as_ref().map(|e| e.span),
+                );
+                let never = expect.logs_never.as_ref().and_then(|never| never.first());
+                self.not_yet("expect: logs_never", never.map(|e| e.span));
+                self.not_yet(
+                    "expect: stops_within",
+                    expect.stops_within.as_ref().map(|e| e.span),
+                );
+                self.not_yet(
+                    "expect: exit_code",
+                    expect.exit_code.as_ref().map(|e| e.span),
+                );
+            }
+        }
+    }
+
+    fn refuse_in_container(&mut self, container: &Container) {
+        let on = |flag: &Option<Spanned<bool>>| flag.as_ref().filter(|f| f.value).map(|f| f.span);
+        let volumes = container
+            .volumes
+            .as_ref()
+            .and_then(|volumes| volumes.first());
+        self.not_yet("volumes", volumes.map(|volume| volume.span));
+        let secrets = container
+            .secrets
+            .as_ref()
+            .and_then(|secrets| secrets.iter().next());
+        self.not_yet("secrets", secrets.map(|(name, _)| name.span));
+        self.not_yet("read_only", on(&container.read_only));
+        self.not_yet("init", on(&container.init));
+        let caps =
+            |list: &Option<Vec<Spanned<_>>>| list.as_ref().and_then(|l| l.first()).map(|c| c.span);
+        self.not_yet("cap_add", caps(&container.cap_add));
+        self.not_yet("cap_drop", caps(&container.cap_drop));
+        let options = container
+            .security_opt
+            .as_ref()
+            .and_then(|options| options.first());
+        self.not_yet("security_opt", options.map(|option| option.span));
+        self.not_yet(
+            "shm_size",
+            container.shm_size.as_ref().map(|size| size.span),
+        );
+        self.not_yet(
+            "mem_limit",
+            container.mem_limit.as_ref().map(|size| size.span),
+        );
+        self.not_yet("cpus", container.cpus.as_ref().map(|cpus| cpus.span));
+        self.not_yet(
+            "pids_limit",
+            container.pids_limit.as_ref().map(|count| count.span),
+        );
+        let ulimits = container
+            .ulimits
+            .as_ref()
+            .and_then(|limits| limits.0.iter().next());
+        self.not_yet("ulimits", ulimits.map(|(name, _)| name.span));
+        let hosts = container
+            .extra_hosts
+            .as_ref()
+            .and_then(|hosts| hosts.0.first());
+        self.not_yet("extra_hosts", hosts.map(|host| host.span));
+    }
+}

@@ -1,0 +1,211 @@
+//! How file, flags and images combine.
+
+use std::time::Duration;
+
+use smokegate_image::ImageConfig;
+
+use super::*;
+use crate::gate_file::ParseOptions;
+
+const FILE: &str = r#"
+version: 1
+services:
+  db:
+    image: oci:db
+    command: [db, --fast]
+    environment: {DB: "1"}
+  migrate: {image: app, command: [migrate], one_shot: true, depends_on: [db]}
+app:
+  entrypoint: [/start]
+  environment: {SHARED: app, GONE: app}
+  ports: ["18080:8080", "0:9100"]
+  working_dir: /srv/../app
+  depends_on: [db]
+  probes:
+    - {http: {port: 8080, path: /health}, interval: 5s, within: 90s}
+variants:
+  one:
+    environment: {SHARED: one, GONE: null}
+    probes: [{tcp: 9100}]
+  two:
+    command: [--slow]
+    ports: ["0:8080"]
+    services: []
+"#;
+
+fn strings(list: &[&str]) -> Vec<String> {
+    list.iter().map(|s| (*s).to_owned()).collect()
+}
+
+fn config(entrypoint: &[&str], cmd: &[&str]) -> ImageConfig {
+    ImageConfig {
+        entrypoint: strings(entrypoint),
+        cmd: strings(cmd),
+        env: strings(&["IMAGE=1", "SHARED=image"]),
+        ..ImageConfig::default()
+    }
+}
+
+fn request() -> GateRequest {
+    GateRequest {
+        publish: Vec::new(),
+        http: None,
+        interval: None,
+        within: None,
+        env: Vec::new(),
+        user: None,
+        entrypoint: None,
+        args: Vec::new(),
+    }
+}
+
+fn resolved(text: &str, request: &GateRequest, only: &[String]) -> Result<GatePlan, ResolveError> {
+    let source = Source::read("smokegate.yaml", text.as_bytes()).unwrap();
+    let options = ParseOptions {
+        lookup: &|_| None,
+        fill_publish: false,
+    };
+    let file = GateFile::parse(&source, &options).unwrap();
+    let db = config(&["/db-entrypoint"], &["db"]);
+    let services: Vec<&ImageConfig> = service_images(&file).iter().map(|_| &db).collect();
+    resolve(&ResolveInput {
+        file: &file,
+        source: &source,
+        request,
+        app: &config(&["/app"], &["serve"]),
+        services: &services,
+        env_file: &|name| Err(format!("no file {name}")),
+        only,
+        parallel: 3,
+    })
+}
+
+#[test]
+fn a_variant_lies_over_the_app_and_the_app_over_the_image() {
+    let plan = resolved(FILE, &request(), &[]).unwrap();
+    let [one, two] = &plan.variants[..] else {
+        panic!("{plan:?}")
+    };
+    assert_eq!(plan.parallel, 3);
+    // The file's entrypoint drops the image's CMD; the variant's command goes with it.
+    assert_eq!(one.app.args, ["/start"]);
+    assert_eq!(two.app.args, ["/start", "--slow"]);
+    assert_eq!(one.app.env, ["IMAGE=1", "SHARED=one"]);
+    assert_eq!(two.app.env, ["IMAGE=1", "SHARED=app", "GONE=app"]);
+    assert_eq!(one.app.working_dir, "/app");
+    let asked = |variant: &VariantPlan| {
+        variant
+            .app
+            .probes
+            .iter()
+            .map(|p| p.probe.to_string())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        asked(one),
+        ["GET /health on port 8080", "a TCP connection to port 9100"]
+    );
+    assert_eq!(asked(two), ["GET /health on port 8080"]);
+    assert_eq!(one.app.probes[0].timing.within, Duration::from_secs(90));
+}
+
+#[test]
+fn services_come_in_order_with_their_images_and_the_apps_environment_where_it_is_the_app() {
+    let plan = resolved(FILE, &request(), &[]).unwrap();
+    let [db, migrate] = &plan.variants[0].services[..] else {
+        panic!("{plan:?}")
+    };
+    assert_eq!((db.container.name.as_str(), db.container.image), ("db", 1));
+    assert_eq!(db.container.args, ["/db-entrypoint", "db", "--fast"]);
+    assert_eq!(db.container.env, ["IMAGE=1", "SHARED=image", "DB=1"]);
+    assert_eq!((migrate.container.image, migrate.one_shot), (0, true));
+    assert_eq!(migrate.container.args, ["/app", "migrate"]);
+    assert_eq!(migrate.container.env, ["IMAGE=1", "SHARED=one"]);
+    assert_eq!(migrate.depends_on, ["db"]);
+    assert!(plan.variants[1].services.is_empty());
+}
+
+#[test]
+fn host_ports_are_the_first_variants() {
+    let plan = resolved(FILE, &request(), &[]).unwrap();
+    let hosts = |variant: &VariantPlan| variant.ports.iter().map(|p| p.host).collect::<Vec<_>>();
+    assert_eq!(
+        hosts(&plan.variants[0]),
+        [HostPort::Exactly(18080), HostPort::Any]
+    );
+    let only_two = resolved(
+        &FILE.replace("    ports: [\"0:8080\"]\n", ""),
+        &request(),
+        &[],
+    )
+    .unwrap();
+    assert_eq!(hosts(&only_two.variants[1]), [HostPort::Any, HostPort::Any]);
+}
+
+#[test]
+fn flags_win() {
+    let request = GateRequest {
+        publish: vec!["7000:7001".parse().unwrap()],
+        http: Some("/flag".into()),
+        within: Some(Duration::from_secs(3)),
+        env: strings(&["SHARED=flag"]),
+        user: Some("flag".into()),
+        args: strings(&["x"]),
+        ..request()
+    };
+    let plan = resolved(FILE, &request, &strings(&["one"])).unwrap();
+    let [one] = &plan.variants[..] else {
+        panic!("{plan:?}")
+    };
+    assert_eq!(one.app.args, ["/start", "x"]);
+    assert_eq!(one.app.user, "flag");
+    assert!(one.app.env.contains(&"SHARED=flag".to_owned()));
+    assert_eq!(one.app.probes.len(), 1);
+    assert_eq!(one.app.probes[0].probe, Probe::get(7001, "/flag"));
+    assert_eq!(one.app.probes[0].timing.within, Duration::from_secs(3));
+}
+
+#[test]
+fn what_cannot_be_run_yet_is_refused_with_its_place() {
+    for (from, to, place) in [
+        (
+            "  working_dir: /srv/../app",
+            "  mem_limit: 64m",
+            "smokegate.yaml:13:14: this version does not run `mem_limit` yet",
+        ),
+        ("tcp: 9100", "log: {regex: ready}", "does not run `log` yet"),
+        (
+            "path: /health}",
+            "path: /health, scheme: https}",
+            "does not run `scheme: https` yet",
+        ),
+        (
+            "tcp: 9100",
+            "healthcheck: true",
+            "the image has no HEALTHCHECK",
+        ),
+        (
+            "    services: []",
+            "    expect: {exit_code: 0}",
+            "does not run `expect: exit_code` yet",
+        ),
+        (
+            "  entrypoint: [/start]",
+            "  env_file: missing.env",
+            "no file missing.env",
+        ),
+    ] {
+        assert!(FILE.contains(from), "{from}");
+        let error = resolved(&FILE.replace(from, to), &request(), &[])
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains(place), "{place}:\n{error}");
+    }
+    let unknown = resolved(FILE, &request(), &strings(&["three"]))
+        .unwrap_err()
+        .to_string();
+    assert_eq!(
+        unknown,
+        "the gate file has no variant `three`; it has one, two"
+    );
+}
