@@ -3,8 +3,9 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
+use std::time::Duration;
 
-use smokegate_test_support::{Finished, ImageFixture, RunAs, Smokegate, probe_target};
+use smokegate_test_support::{Finished, ImageFixture, ProcessTree, RunAs, Smokegate, probe_target};
 
 const CLONE_NEWNS: &str = "131072";
 const CLONE_NEWUSER: &str = "268435456";
@@ -337,4 +338,40 @@ fn rootless_root_of_a_namespace_with_one_id_gets_the_level_for_one() {
         "{}",
         run.stderr
     );
+}
+
+#[test]
+fn rootless_a_helper_that_dies_is_not_the_images_fault() {
+    let Some(context) = Smokegate::new(env!("CARGO_BIN_EXE_smokegate"), RunAs::OrdinaryUser) else {
+        return;
+    };
+    let image = context.archive("image", &ImageFixture::load("never-answers").build());
+    let args = [
+        "gate",
+        image.to_str().unwrap(),
+        "--publish",
+        "0:8080",
+        "--within",
+        "60s",
+    ];
+    let mut running = context.start(args);
+    running.wait_for_stderr("asking GET", Duration::from_secs(30));
+    let members = ProcessTree::of(running.pid()).members;
+    let helpers: Vec<_> = members
+        .iter()
+        .filter(|p| p.name == "smokegate-pod")
+        .collect();
+    assert_eq!(
+        helpers.len(),
+        2,
+        "the one that waits, and PID 1 of the pod: {members:?}"
+    );
+    for helper in helpers {
+        let pid = rustix::process::Pid::from_raw(helper.pid.cast_signed()).unwrap();
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+    }
+    let finished = running.wait(Duration::from_secs(30));
+    finished.assert_code(3);
+    let cause = "error: this host refused talking to the sandbox's helper process";
+    assert!(finished.stderr.contains(cause), "{}", finished.stderr);
 }

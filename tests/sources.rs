@@ -543,3 +543,20 @@ impl Layout {
         fs::write(self.dir.join("index.json"), index.to_string()).expect("writing the index");
     }
 }
+
+#[test]
+fn rootless_an_image_of_260_layers_runs() {
+    let Some(context) = Smokegate::new(env!("CARGO_BIN_EXE_smokegate"), RunAs::OrdinaryUser) else {
+        return;
+    };
+    // More layers than descriptors fit into one message to the helper, and than overlayfs takes in one string.
+    let mut text = "entrypoint: /probe-target serve\n".to_owned();
+    for number in 0..259 {
+        text.push_str(&format!("layer plain\nfile /n{number} 0644 0:0 {number}\n"));
+    }
+    text.push_str("layer plain\nfile /probe-target 0755 0:0 @probe-target\n");
+    let image = context.archive("image", &ImageFixture::parse(&text).unwrap().build());
+    let run = context.run(["gate", image.to_str().unwrap(), "--publish", "0:8080"]);
+    run.assert_code(0);
+    assert!(run.stderr.contains("layers: 260"), "{}", run.stderr);
+}

@@ -418,3 +418,30 @@ fn root_layers_look_joined_from_inside() {
 fn rootless_layers_look_joined_from_inside() {
     joined_layers(RunAs::OrdinaryUser);
 }
+
+#[test]
+fn rootless_the_callers_umask_stays_outside() {
+    let Some(bench) = Bench::new(RunAs::OrdinaryUser, &ImageFixture::parse(IMAGE).unwrap()) else {
+        return;
+    };
+    let args = [
+        "gate",
+        bench.archive.to_str().unwrap(),
+        "--publish",
+        "0:8080",
+        "--entrypoint",
+        "/probe-target",
+        "--",
+        "stat",
+        "/etc/hosts",
+    ];
+    let wrapper = ["sh", "-c", "umask 077; exec \"$@\"", "sh"];
+    let command = bench.context.command_under(&wrapper, args);
+    bench
+        .context
+        .start_command(command)
+        .wait(LIMIT)
+        .assert_code(1); // it says what was asked and ends
+    let log = bench.context.app_log();
+    assert!(log.iter().any(|line| line.contains("mode=0644")), "{log:?}");
+}
