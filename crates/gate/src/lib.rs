@@ -1,8 +1,8 @@
 //! From an image and what was asked of it to a verdict.
 //!
-//! [`plan`] resolves flags and the image's config into a [`GatePlan`]; [`run`] executes it and reports
-//! [`Event`]s; the [`Verdict`] of a run is the only thing that can clear an image for publishing. Schedule,
-//! plan and verdict do no I/O and read no clock.
+//! [`plan()`] resolves flags and the image's config into a [`GatePlan`], [`resolve()`] a gate file too; [`run`]
+//! executes it and reports [`Event`]s; the [`Verdict`] of a run is the only thing that can clear an image for
+//! publishing. Schedule, plan and verdict do no I/O and read no clock.
 
 mod clearance;
 mod container_run;
