@@ -124,7 +124,7 @@ impl LoadedFile {
             .map_err(|error| Failure::usage(format!("a service's image: {error}")))?;
         let source = source.below(&self.dir);
         let options = settings::default_open_options();
-        let opened = pipeline::open(source, options, printer).await;
+        let opened = pipeline::open("service image", source, options, printer).await;
         // What is wrong with a service's image says nothing about the image under test.
         let (image, _) = opened.map_err(|failure| match failure.status {
             ExitStatus::Image => Failure {

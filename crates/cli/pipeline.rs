@@ -18,8 +18,9 @@ use crate::printer::Printer;
 use crate::report;
 use crate::run_dir::RunDir;
 
-/// Opens an image and says what there is to say about it.
+/// Opens an image and says what there is to say about it; `role` is what it is in the run: `image`.
 pub(crate) async fn open(
+    role: &str,
     source: ImageSource,
     options: OpenOptions,
     printer: Printer,
@@ -36,7 +37,7 @@ pub(crate) async fn open(
     let named = source.to_string();
     let image = blocking(move || Image::open(&source, &options)).await??;
     printer.step(format!(
-        "image: {named}, {} ({})",
+        "{role}: {named}, {} ({})",
         image.digest(),
         image.selected().platform
     ));

@@ -23,7 +23,7 @@ pub(crate) async fn run(
     super::check_isolation(file.as_ref(), &settings.id_map)?;
     let named = args.source.image.to_string();
     let options = settings::open_options(&args.source);
-    let (image, opened) = pipeline::open(args.source.image, options, printer).await?;
+    let (image, opened) = pipeline::open("image", args.source.image, options, printer).await?;
     let mut receipt = Receipt::new(named, &image, opened);
     let prepared = super::prepare(file.as_ref(), &args.run, &image, &mut receipt, printer).await?;
     let verdict = super::gate(&image, &prepared, &settings, &mut receipt, printer).await?;

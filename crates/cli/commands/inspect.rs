@@ -20,7 +20,7 @@ pub(crate) async fn run(
     options.require_platform = args.source.platform.is_some();
     let source = args.source.image;
     let image = if let smokegate_image::ImageSource::Registry { .. } = source {
-        pipeline::open(source, options, printer).await?.0
+        pipeline::open("image", source, options, printer).await?.0
     } else {
         pipeline::blocking(move || Image::open(&source, &options)).await??
     };

@@ -26,7 +26,7 @@ pub(crate) async fn run(
     // An image for another platform can be published as well as any.
     options.require_platform = args.source.platform.is_some();
     let spool = options.spool_dir.clone();
-    let (image, opened) = pipeline::open(args.source.image, options, printer).await?;
+    let (image, opened) = pipeline::open("image", args.source.image, options, printer).await?;
     let image = pipeline::compress(image, args.publish.compress, spool, printer).await?;
     if let Some(receipt) = &args.receipt {
         Receipt::must_clear(receipt, image.digest())?;

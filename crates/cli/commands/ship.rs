@@ -40,7 +40,7 @@ pub(crate) async fn run(
     let named = args.source.image.to_string();
     let options = settings::open_options(&args.source);
     let spool = options.spool_dir.clone();
-    let (image, opened) = pipeline::open(args.source.image, options, printer).await?;
+    let (image, opened) = pipeline::open("image", args.source.image, options, printer).await?;
     let mut receipt = Receipt::new(named.clone(), &image, opened);
     let prepared = super::prepare(file.as_ref(), &args.run, &image, &mut receipt, printer).await?;
 
