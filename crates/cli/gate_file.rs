@@ -62,7 +62,7 @@ impl LoadedFile {
         })?;
         let source = Source::read(&shown, &bytes).map_err(|e| Failure::from(&e))?;
         let options = ParseOptions {
-            lookup: &|name| std::env::var(name).ok(),
+            lookup: &settings::variable_of_caller,
             fill_publish: publishes,
         };
         let file = GateFile::parse(&source, &options).map_err(|e| Failure::from(&e))?;

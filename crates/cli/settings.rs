@@ -93,6 +93,11 @@ pub(crate) fn env_file(file: &Path) -> Result<Vec<String>, String> {
     Ok(variables)
 }
 
+/// A variable of the caller's, for `${NAME}` in the gate file; one that is not UTF-8 counts as unset.
+pub(crate) fn variable_of_caller(name: &str) -> Option<String> {
+    env::var(name).ok()
+}
+
 /// How many variants run side by side where nobody says.
 pub(crate) fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
