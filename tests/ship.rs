@@ -76,6 +76,14 @@ fn smokegate(run_as: RunAs) -> Option<Smokegate> {
     Smokegate::new(env!("CARGO_BIN_EXE_smokegate"), run_as)
 }
 
+/// A context and an empty registry beside it.
+fn beside_registry(run_as: RunAs) -> Option<(Smokegate, Registry)> {
+    Some((
+        smokegate(run_as)?,
+        Registry::start(RegistryOptions::default())?,
+    ))
+}
+
 /// The fixture as an OCI archive in the run's directory.
 fn oci_archive(context: &Smokegate, fixture: &str) -> (BuiltImage, PathBuf) {
     let image = ImageFixture::load(fixture).build();

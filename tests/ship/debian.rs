@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use smokegate_test_support::{Need, RegistryOptions, RunAs, debian_image, require};
+use smokegate_test_support::{Need, RunAs, debian_image, require};
 
-use super::{Registry, ship, skopeo_digest, smokegate};
+use super::{beside_registry, ship, skopeo_digest};
 
 #[test]
 fn registry_real_root_ships_debian_with_python() {
@@ -20,10 +20,7 @@ fn debian_with_python(run_as: RunAs) {
     if !require(Need::Mmdebstrap) {
         return;
     }
-    let Some(mut context) = smokegate(run_as) else {
-        return;
-    };
-    let Some(registry) = Registry::start(RegistryOptions::default()) else {
+    let Some((mut context, registry)) = beside_registry(run_as) else {
         return;
     };
     // No newuidmap, nor anything else.

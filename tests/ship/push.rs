@@ -4,16 +4,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
-use smokegate_test_support::{BuiltImage, Finished, RegistryOptions, RunAs, Smokegate};
+use smokegate_test_support::{BuiltImage, Finished, RunAs, Smokegate};
 
-use super::{Registry, oci_archive, ship, skopeo_digest, smokegate, text};
+use super::{beside_registry, oci_archive, ship, skopeo_digest, text};
 
 #[test]
 fn registry_real_rootless_push_publishes_without_running() {
-    let Some(context) = smokegate(RunAs::OrdinaryUser) else {
-        return;
-    };
-    let Some(registry) = Registry::start(RegistryOptions::default()) else {
+    let Some((context, registry)) = beside_registry(RunAs::OrdinaryUser) else {
         return;
     };
     // This image could not run.
@@ -35,10 +32,7 @@ fn registry_real_rootless_push_publishes_without_running() {
 
 #[test]
 fn registry_real_rootless_push_takes_only_a_receipt_that_clears_the_image() {
-    let Some(context) = smokegate(RunAs::OrdinaryUser) else {
-        return;
-    };
-    let Some(registry) = Registry::start(RegistryOptions::default()) else {
+    let Some((context, registry)) = beside_registry(RunAs::OrdinaryUser) else {
         return;
     };
     let (image, archive) = oci_archive(&context, "serve");
@@ -123,10 +117,7 @@ fn registry_real_rootless_push_takes_only_a_receipt_that_clears_the_image() {
 
 #[test]
 fn registry_real_rootless_corrupt_layer_is_never_published() {
-    let Some(context) = smokegate(RunAs::OrdinaryUser) else {
-        return;
-    };
-    let Some(registry) = Registry::start(RegistryOptions::default()) else {
+    let Some((context, registry)) = beside_registry(RunAs::OrdinaryUser) else {
         return;
     };
     let reference = registry.reference("team/app:v1");
@@ -156,10 +147,7 @@ fn registry_real_rootless_corrupt_layer_is_never_published() {
 
 #[test]
 fn registry_real_rootless_dry_run_publishes_nothing() {
-    let Some(context) = smokegate(RunAs::OrdinaryUser) else {
-        return;
-    };
-    let Some(registry) = Registry::start(RegistryOptions::default()) else {
+    let Some((context, registry)) = beside_registry(RunAs::OrdinaryUser) else {
         return;
     };
     let (image, archive) = oci_archive(&context, "serve");

@@ -9,7 +9,7 @@ use smokegate_test_support::{
     Attestations, ImageFixture, OciContent, RegistryOptions, RunAs, Smokegate, free_port,
 };
 
-use super::{Registry, oci_archive, ship, skopeo_digest, smokegate, text};
+use super::{Registry, beside_registry, oci_archive, ship, skopeo_digest, smokegate, text};
 
 #[test]
 fn registry_real_root_ships_every_form() {
@@ -22,10 +22,7 @@ fn registry_real_rootless_ships_every_form() {
 }
 
 fn every_form(run_as: RunAs) {
-    let Some(context) = smokegate(run_as) else {
-        return;
-    };
-    let Some(registry) = Registry::start(RegistryOptions::default()) else {
+    let Some((context, registry)) = beside_registry(run_as) else {
         return;
     };
     let image = ImageFixture::load("layers-packed").build();
@@ -104,10 +101,7 @@ fn assert_receipt_and_tag_agree(context: &Smokegate, reference: &str) {
 
 #[test]
 fn registry_real_rootless_second_run_uploads_nothing() {
-    let Some(context) = smokegate(RunAs::OrdinaryUser) else {
-        return;
-    };
-    let Some(registry) = Registry::start(RegistryOptions::default()) else {
+    let Some((context, registry)) = beside_registry(RunAs::OrdinaryUser) else {
         return;
     };
     let (_, archive) = oci_archive(&context, "serve");
@@ -139,10 +133,7 @@ fn registry_real_rootless_failing_image_leaves_nothing() {
 }
 
 fn failing_image(run_as: RunAs) {
-    let Some(context) = smokegate(run_as) else {
-        return;
-    };
-    let Some(registry) = Registry::start(RegistryOptions::default()) else {
+    let Some((context, registry)) = beside_registry(run_as) else {
         return;
     };
     let reference = registry.reference("team/app:v1");
@@ -172,10 +163,7 @@ fn failing_image(run_as: RunAs) {
 
 #[test]
 fn registry_real_rootless_latest_moves_last() {
-    let Some(context) = smokegate(RunAs::OrdinaryUser) else {
-        return;
-    };
-    let Some(registry) = Registry::start(RegistryOptions::default()) else {
+    let Some((context, registry)) = beside_registry(RunAs::OrdinaryUser) else {
         return;
     };
     let (image, archive) = oci_archive(&context, "serve");
@@ -274,10 +262,7 @@ fn registry_real_rootless_registry_that_refuses_writes_gets_no_tag() {
 
 #[test]
 fn registry_real_rootless_ships_an_index_whole() {
-    let Some(context) = smokegate(RunAs::OrdinaryUser) else {
-        return;
-    };
-    let Some(registry) = Registry::start(RegistryOptions::default()) else {
+    let Some((context, registry)) = beside_registry(RunAs::OrdinaryUser) else {
         return;
     };
     let own = ImageFixture::load("serve").build();
@@ -334,10 +319,7 @@ fn registry_real_rootless_ships_an_index_whole() {
 
 #[test]
 fn registry_real_rootless_json_puts_the_receipt_on_stdout() {
-    let Some(context) = smokegate(RunAs::OrdinaryUser) else {
-        return;
-    };
-    let Some(registry) = Registry::start(RegistryOptions::default()) else {
+    let Some((context, registry)) = beside_registry(RunAs::OrdinaryUser) else {
         return;
     };
     let (image, archive) = oci_archive(&context, "serve");

@@ -6,9 +6,9 @@ use std::process::Output;
 
 use serde_json::Value;
 use smokegate_image::{Compression, Decoder, Digest};
-use smokegate_test_support::{ImageFixture, Need, RegistryOptions, RunAs, program, require};
+use smokegate_test_support::{ImageFixture, Need, RunAs, program, require};
 
-use super::{Registry, oci_archive, ship, skopeo_digest, smokegate, text};
+use super::{beside_registry, oci_archive, ship, skopeo_digest, smokegate, text};
 
 #[test]
 fn root_ships_to_layouts_and_archives() {
@@ -114,10 +114,7 @@ fn rootless_docker_archive_has_one_digest_everywhere() {
 
 #[test]
 fn registry_real_rootless_compressed_layers_come_back() {
-    let Some(context) = smokegate(RunAs::OrdinaryUser) else {
-        return;
-    };
-    let Some(registry) = Registry::start(RegistryOptions::default()) else {
+    let Some((context, registry)) = beside_registry(RunAs::OrdinaryUser) else {
         return;
     };
     let image = ImageFixture::load("layers-packed").build();

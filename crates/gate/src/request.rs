@@ -13,7 +13,7 @@ use crate::port::{HostPort, PortMap};
 use crate::schedule::Timing;
 
 /// What the user asked for; `None` and empty mean "as the image says".
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct GateRequest {
     /// `--publish`, in order.
     pub publish: Vec<PortMap>,
@@ -171,19 +171,6 @@ mod tests {
 
     use super::*;
 
-    fn request() -> GateRequest {
-        GateRequest {
-            publish: Vec::new(),
-            http: None,
-            interval: None,
-            within: None,
-            env: Vec::new(),
-            user: None,
-            entrypoint: None,
-            args: Vec::new(),
-        }
-    }
-
     fn strings(list: &[&str]) -> Vec<String> {
         list.iter().map(|s| (*s).to_owned()).collect()
     }
@@ -202,22 +189,29 @@ mod tests {
         let port = |request: &GateRequest, exposed: &[&str]| {
             plan(request, &config(exposed)).map(|plan| plan.variants[0].ports[0])
         };
-        assert_eq!(port(&request(), &[]).unwrap().container, 8080);
+        assert_eq!(port(&GateRequest::default(), &[]).unwrap().container, 8080);
         assert_eq!(
-            port(&request(), &["5000/tcp", "53/udp"]).unwrap().container,
+            port(&GateRequest::default(), &["5000/tcp", "53/udp"])
+                .unwrap()
+                .container,
             5000
         );
-        assert_eq!(port(&request(), &[]).unwrap().host, HostPort::Rather(18080));
-        let error = port(&request(), &["80/tcp", "443/tcp"]).unwrap_err();
+        assert_eq!(
+            port(&GateRequest::default(), &[]).unwrap().host,
+            HostPort::Rather(18080)
+        );
+        let error = port(&GateRequest::default(), &["80/tcp", "443/tcp"]).unwrap_err();
         assert!(error.to_string().contains("(80, 443)"), "{error}");
-        let error = port(&request(), &["1-65535"]).unwrap_err().to_string();
+        let error = port(&GateRequest::default(), &["1-65535"])
+            .unwrap_err()
+            .to_string();
         assert!(
             error.contains("(1, 2, 3, 4, 5, 6, 7, 8, 9, 10 and 65525 more)"),
             "{error}"
         );
         let named = GateRequest {
             publish: vec!["9:443".parse().unwrap()],
-            ..request()
+            ..GateRequest::default()
         };
         assert_eq!(port(&named, &["80/tcp", "443/tcp"]).unwrap().container, 443);
     }
@@ -238,23 +232,29 @@ mod tests {
                 .probe
                 .to_string()
         };
-        assert_eq!(asked(&request(), &config(&[])), "GET /healthz on port 8080");
         assert_eq!(
-            asked(&request(), &with_check),
+            asked(&GateRequest::default(), &config(&[])),
+            "GET /healthz on port 8080"
+        );
+        assert_eq!(
+            asked(&GateRequest::default(), &with_check),
             "HEALTHCHECK `/bin/sh -c curl -f localhost`"
         );
         let http = GateRequest {
             http: Some("/ready".into()),
-            ..request()
+            ..GateRequest::default()
         };
         assert_eq!(asked(&http, &with_check), "GET /ready on port 8080");
         let bad = GateRequest {
             http: Some("ready".into()),
-            ..request()
+            ..GateRequest::default()
         };
         assert!(plan(&bad, &with_check).is_err());
         with_check.healthcheck.as_mut().unwrap().test = HealthcheckTest::None;
-        assert_eq!(asked(&request(), &with_check), "GET /healthz on port 8080");
+        assert_eq!(
+            asked(&GateRequest::default(), &with_check),
+            "GET /healthz on port 8080"
+        );
     }
 
     #[test]
@@ -262,15 +262,15 @@ mod tests {
         let args = |request: GateRequest| {
             plan(&request, &config(&[])).map(|plan| plan.variants[0].app.args.join(" "))
         };
-        assert_eq!(args(request()).unwrap(), "/app serve");
+        assert_eq!(args(GateRequest::default()).unwrap(), "/app serve");
         let with_args = GateRequest {
             args: strings(&["check"]),
-            ..request()
+            ..GateRequest::default()
         };
         assert_eq!(args(with_args).unwrap(), "/app check");
         let replaced = GateRequest {
             entrypoint: Some("/other".into()),
-            ..request()
+            ..GateRequest::default()
         };
         assert_eq!(args(replaced.clone()).unwrap(), "/other");
         let both = GateRequest {
@@ -278,7 +278,7 @@ mod tests {
             ..replaced
         };
         assert_eq!(args(both).unwrap(), "/other x");
-        let none = plan(&request(), &ImageConfig::default()).unwrap_err();
+        let none = plan(&GateRequest::default(), &ImageConfig::default()).unwrap_err();
         assert_eq!(none, PlanError::NothingToRun);
     }
 
@@ -289,7 +289,7 @@ mod tests {
                 stop_signal: text.map(Into::into),
                 ..config(&[])
             };
-            plan(&request(), &config).map(|plan| plan.variants[0].app.stop_signal)
+            plan(&GateRequest::default(), &config).map(|plan| plan.variants[0].app.stop_signal)
         };
         assert_eq!(stop(None), Ok(15));
         assert_eq!(stop(Some("SIGQUIT")), Ok(3));

@@ -104,6 +104,7 @@ pub fn service_images(file: &GateFile) -> Vec<&Spanned<ServiceImage>> {
 pub fn resolve(input: &ResolveInput<'_>) -> Result<GatePlan, ResolveError> {
     let mut resolver = Resolver {
         input,
+        images: service_images(input.file),
         diagnostics: Vec::new(),
     };
     let file = input.file;
@@ -146,6 +147,8 @@ pub fn resolve(input: &ResolveInput<'_>) -> Result<GatePlan, ResolveError> {
 
 struct Resolver<'a> {
     input: &'a ResolveInput<'a>,
+    /// The services' images, in the order of their numbers.
+    images: Vec<&'a Spanned<ServiceImage>>,
     diagnostics: Vec<Diagnostic>,
 }
 
@@ -183,8 +186,8 @@ impl Resolver<'_> {
         service: &Service,
         variant: Option<&Variant>,
     ) -> Result<ServicePlan, ResolveError> {
-        let images = service_images(self.input.file);
-        let place = images
+        let place = self
+            .images
             .iter()
             .position(|image| image.value == service.image.value);
         let (image, config) = match place {

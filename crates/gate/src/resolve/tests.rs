@@ -46,19 +46,6 @@ fn config(entrypoint: &[&str], cmd: &[&str]) -> ImageConfig {
     }
 }
 
-fn request() -> GateRequest {
-    GateRequest {
-        publish: Vec::new(),
-        http: None,
-        interval: None,
-        within: None,
-        env: Vec::new(),
-        user: None,
-        entrypoint: None,
-        args: Vec::new(),
-    }
-}
-
 fn resolved(text: &str, request: &GateRequest, only: &[String]) -> Result<GatePlan, ResolveError> {
     let source = Source::read("smokegate.yaml", text.as_bytes()).unwrap();
     let options = ParseOptions {
@@ -82,7 +69,7 @@ fn resolved(text: &str, request: &GateRequest, only: &[String]) -> Result<GatePl
 
 #[test]
 fn a_variant_lies_over_the_app_and_the_app_over_the_image() {
-    let plan = resolved(FILE, &request(), &[]).unwrap();
+    let plan = resolved(FILE, &GateRequest::default(), &[]).unwrap();
     let [one, two] = &plan.variants[..] else {
         panic!("{plan:?}")
     };
@@ -111,7 +98,7 @@ fn a_variant_lies_over_the_app_and_the_app_over_the_image() {
 
 #[test]
 fn services_come_in_order_with_their_images_and_the_apps_environment_where_it_is_the_app() {
-    let plan = resolved(FILE, &request(), &[]).unwrap();
+    let plan = resolved(FILE, &GateRequest::default(), &[]).unwrap();
     let [db, migrate] = &plan.variants[0].services[..] else {
         panic!("{plan:?}")
     };
@@ -127,7 +114,7 @@ fn services_come_in_order_with_their_images_and_the_apps_environment_where_it_is
 
 #[test]
 fn host_ports_are_the_first_variants() {
-    let plan = resolved(FILE, &request(), &[]).unwrap();
+    let plan = resolved(FILE, &GateRequest::default(), &[]).unwrap();
     let hosts = |variant: &VariantPlan| variant.ports.iter().map(|p| p.host).collect::<Vec<_>>();
     assert_eq!(
         hosts(&plan.variants[0]),
@@ -135,7 +122,7 @@ fn host_ports_are_the_first_variants() {
     );
     let only_two = resolved(
         &FILE.replace("    ports: [\"0:8080\"]\n", ""),
-        &request(),
+        &GateRequest::default(),
         &[],
     )
     .unwrap();
@@ -151,7 +138,7 @@ fn flags_win() {
         env: strings(&["SHARED=flag"]),
         user: Some("flag".into()),
         args: strings(&["x"]),
-        ..request()
+        ..GateRequest::default()
     };
     let plan = resolved(FILE, &request, &strings(&["one"])).unwrap();
     let [one] = &plan.variants[..] else {
@@ -196,12 +183,12 @@ fn what_cannot_be_run_yet_is_refused_with_its_place() {
         ),
     ] {
         assert!(FILE.contains(from), "{from}");
-        let error = resolved(&FILE.replace(from, to), &request(), &[])
+        let error = resolved(&FILE.replace(from, to), &GateRequest::default(), &[])
             .unwrap_err()
             .to_string();
         assert!(error.contains(place), "{place}:\n{error}");
     }
-    let unknown = resolved(FILE, &request(), &strings(&["three"]))
+    let unknown = resolved(FILE, &GateRequest::default(), &strings(&["three"]))
         .unwrap_err()
         .to_string();
     assert_eq!(
