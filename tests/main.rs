@@ -8,6 +8,7 @@ mod cli;
 mod container;
 mod failures;
 mod host;
+mod id_refusals;
 mod pods;
 mod ship;
 mod sources;

@@ -8,7 +8,7 @@ use smokegate_gate::{
 };
 use smokegate_image::ErrorKind as ImageKind;
 use smokegate_registry::ErrorKind as RegistryKind;
-use smokegate_sandbox::{FillError, HostError, Listener, StartError, Step};
+use smokegate_sandbox::{FillError, HostError, Isolation, Listener, StartError, Step};
 
 use crate::exit_code::ExitStatus;
 use crate::printer::{Printer, Tone, harmless};
@@ -249,12 +249,23 @@ fn hint_of(verdict: &VariantVerdict) -> Option<String> {
         Decision::Inconclusive(Inconclusive::Service { problem, .. }) => {
             Some(service_hint(problem).into())
         }
-        Decision::Inconclusive(smokegate_gate::Inconclusive::IdMap(_)) => {
-            Some("run smokegate as root, where every id exists".into())
-        }
+        Decision::Inconclusive(Inconclusive::IdMap { level, .. }) => Some(id_map_hint(*level).into()),
         Decision::Inconclusive(smokegate_gate::Inconclusive::Port { .. }) => Some(
             "free the port (ss -ltnp shows who has it), or publish 0:PORT to take any free one".into(),
         ),
+    }
+}
+
+fn id_map_hint(level: Isolation) -> &'static str {
+    match level {
+        Isolation::Single => {
+            "use --isolation subuid, which needs the package uidmap and ranges for the user (sudo usermod \
+             --add-subuids 100000-165535 --add-subgids 100000-165535 USER), or run smokegate as root"
+        }
+        Isolation::Subuid => {
+            "run smokegate as root, where every id exists, or give the user larger ranges in /etc/subuid and /etc/subgid"
+        }
+        Isolation::Root => "run smokegate outside this user namespace, where every id exists",
     }
 }
 

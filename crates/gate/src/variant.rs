@@ -7,14 +7,16 @@ use std::time::Instant;
 
 use futures_util::FutureExt;
 use futures_util::future::join_all;
-use smokegate_sandbox::{ExitStatus, HostError, PodSpec, Sandbox, StartError};
+use smokegate_sandbox::{
+    ExitStatus, HostError, IdRefusal, Isolation, PodSpec, Sandbox, StartError,
+};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::watch;
 
 use crate::container_run::{Asked, ContainerRun, NotStarted};
 use crate::event::Event;
 use crate::log_capture::LogTail;
-use crate::plan::{ServicePlan, VariantPlan};
+use crate::plan::{APP, ServicePlan, VariantPlan};
 use crate::port_map::BoundPorts;
 use crate::probe::{Observation, Outcome};
 use crate::runner::RunEnvironment;
@@ -110,6 +112,7 @@ impl<'a> Variant<'a> {
         ports: BoundPorts,
         verdict: &mut VariantVerdict,
     ) -> Vec<String> {
+        let level = self.environment.id_map.isolation();
         let services = self.start_services(&sandbox).await;
         let mut not_given = Vec::new();
         let mut app_log = None;
@@ -121,7 +124,19 @@ impl<'a> Variant<'a> {
                         ServiceProblem::NotStarted(StartError::Host(error)) => {
                             Inconclusive::Host(error)
                         }
-                        problem => Inconclusive::Service { name, problem },
+                        ServiceProblem::NotStarted(StartError::IdMap(text)) => {
+                            let text = format!("service `{name}`: {text}");
+                            Inconclusive::IdMap { level, text }
+                        }
+                        problem => match sandbox.id_refusals(&name).last() {
+                            Some(refusal) => Inconclusive::after_refusal(
+                                level,
+                                Some(&name),
+                                refusal,
+                                &problem.cause(&name),
+                            ),
+                            None => Inconclusive::Service { name, problem },
+                        },
                     });
                 }
             }
@@ -129,7 +144,7 @@ impl<'a> Variant<'a> {
                 let starting = Instant::now();
                 match self.start_container(&self.plan.app, &sandbox).await {
                     Err(NotStarted { error, log }) => {
-                        verdict.decision = start_decision(error);
+                        verdict.decision = start_decision(error, level);
                         verdict.log = log;
                     }
                     Ok(app) => {
@@ -149,12 +164,28 @@ impl<'a> Variant<'a> {
                                 .collect(),
                         });
                         self.judge(&app, &sandbox, verdict).await;
+                        if let (Decision::Failed(_), Some(refusal)) =
+                            (&verdict.decision, sandbox.id_refusals(APP).last())
+                        {
+                            let failure = verdict.cause();
+                            verdict.decision = Decision::Inconclusive(Inconclusive::after_refusal(
+                                level, None, refusal, &failure,
+                            ));
+                        }
                         app.stop(&sandbox).await;
                         forwarding.shutdown().await;
                         app_log = Some(app);
                     }
                 }
             }
+        }
+        let names = services.iter().map(|service| &service.plan.container.name);
+        for name in names.chain([&self.plan.app.name]) {
+            let refusals = sandbox.id_refusals(name);
+            not_given.extend(refusals.iter().map(|refusal| {
+                let IdRefusal { call, program, .. } = refusal;
+                format!("what `{call}` of `{program}` in container `{name}` is for: its ids are not mapped")
+            }));
         }
         let ended: Vec<Option<ExitStatus>> = services
             .iter()
@@ -366,10 +397,10 @@ fn lost(error: HostError) -> ServiceProblem {
     ServiceProblem::NotStarted(StartError::Host(error))
 }
 
-fn start_decision(error: StartError) -> Decision {
+fn start_decision(error: StartError, level: Isolation) -> Decision {
     match error {
         StartError::Host(error) => Decision::Inconclusive(Inconclusive::Host(error)),
-        StartError::IdMap(text) => Decision::Inconclusive(Inconclusive::IdMap(text)),
+        StartError::IdMap(text) => Decision::Inconclusive(Inconclusive::IdMap { level, text }),
         error => Decision::Failed(Reason::NotStarted(error)),
     }
 }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use smokegate_image::Digest;
-use smokegate_sandbox::{ExitStatus, Isolation, Listener, StartError, errno_text};
+use smokegate_sandbox::{ExitStatus, IdRefusal, Isolation, Listener, StartError, errno_text};
 
 use crate::log_capture::LogTail;
 use crate::plan::Probe;
@@ -168,7 +168,12 @@ pub enum Inconclusive {
     /// The host refused something.
     Host(smokegate_sandbox::HostError),
     /// The id map of the isolation level is too small for the image.
-    IdMap(String),
+    IdMap {
+        /// The level.
+        level: Isolation,
+        /// The call that failed, and what came of it.
+        text: String,
+    },
     /// A service failed, so that the app was not judged (exit 4).
     Service {
         /// Which.
@@ -209,7 +214,7 @@ pub enum ServiceProblem {
 }
 
 impl ServiceProblem {
-    fn cause(&self, name: &str) -> String {
+    pub(crate) fn cause(&self, name: &str) -> String {
         match self {
             Self::NotStarted(error) => format!("service `{name}`: {}", start_cause(error)),
             Self::Exited(ExitReason { status, after }) => {
@@ -233,6 +238,26 @@ impl ServiceProblem {
                 format!("service `{name}`: `{}` {outcome}", args.join(" "))
             }
         }
+    }
+}
+
+impl Inconclusive {
+    /// A failure of `container` (`None` is the app) after calls that only the id map made fail: nobody can tell
+    /// whether it would have failed without. The last call is the nearest to what came of it.
+    pub(crate) fn after_refusal(
+        level: Isolation,
+        container: Option<&str>,
+        refusal: &IdRefusal,
+        failure: &str,
+    ) -> Self {
+        let whose = container.map_or_else(String::new, |name| format!(" of service `{name}`"));
+        let text = format!(
+            "isolation level `{level}` does not have the ids that `{}`{whose} needs: `{}` answered {}; then {failure}",
+            refusal.program,
+            refusal.call,
+            errno_text(refusal.errno),
+        );
+        Self::IdMap { level, text }
     }
 }
 
@@ -263,7 +288,7 @@ impl VariantVerdict {
             Decision::Passed => String::new(),
             Decision::Failed(reason) => self.failure(reason),
             Decision::Inconclusive(Inconclusive::Host(error)) => error.to_string(),
-            Decision::Inconclusive(Inconclusive::IdMap(text)) => text.clone(),
+            Decision::Inconclusive(Inconclusive::IdMap { text, .. }) => text.clone(),
             Decision::Inconclusive(Inconclusive::Service { name, problem }) => problem.cause(name),
             Decision::Inconclusive(Inconclusive::Port { address, error }) => {
                 format!("cannot listen on {address}: {error}")

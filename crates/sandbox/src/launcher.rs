@@ -14,7 +14,9 @@ use tokio::sync::{oneshot, watch};
 use crate::error::{HostError, SandboxError, Step};
 use crate::helper::POD_ROLE;
 use crate::id_map::IdMap;
-use crate::pod::{ContainerSpec, Delivery, ExecSpec, ExitStatus, Listener, PodSpec, Started};
+use crate::pod::{
+    ContainerSpec, Delivery, ExecSpec, ExitStatus, IdRefusal, Listener, PodSpec, Started,
+};
 use crate::protocol::{Answer, Message, Request, RequestBody};
 use crate::sealed;
 use crate::wire::{Wire, peer_is_gone};
@@ -125,6 +127,8 @@ struct State {
     waiting: HashMap<u64, oneshot::Sender<(Answer, Vec<OwnedFd>)>>,
     /// By the number of the request that started the process.
     exits: HashMap<u64, watch::Sender<Option<End>>>,
+    /// By container.
+    refusals: HashMap<String, Vec<IdRefusal>>,
     lost: Option<HostError>,
 }
 
@@ -286,6 +290,13 @@ impl Sandbox {
         }
     }
 
+    /// The calls of a container, and of commands run in it, that failed so far only because the id map of the
+    /// isolation level lacks their ids; each once, oldest first.
+    pub fn id_refusals(&self, container: &str) -> Vec<IdRefusal> {
+        let state = self.shared.lock();
+        state.refusals.get(container).cloned().unwrap_or_default()
+    }
+
     async fn request(
         &self,
         body: RequestBody,
@@ -362,6 +373,9 @@ impl Shared {
                 }
                 Message::Exited { process, status } => {
                     state.ended(process, status);
+                }
+                Message::Refused { container, refusal } => {
+                    state.refusals.entry(container).or_default().push(refusal);
                 }
             }
         }

@@ -7,6 +7,7 @@
 mod capabilities;
 mod error;
 mod helper;
+mod id_calls;
 mod id_map;
 mod isolation;
 mod launcher;
@@ -24,5 +25,7 @@ pub use helper::run_if_helper;
 pub use id_map::{IdMap, SubordinateIds, Unavailable};
 pub use isolation::Isolation;
 pub use launcher::{Process, Sandbox};
-pub use pod::{ContainerSpec, Delivery, ExecSpec, ExitStatus, Listener, PodSpec, Started};
+pub use pod::{
+    ContainerSpec, Delivery, ExecSpec, ExitStatus, IdRefusal, Listener, PodSpec, Started,
+};
 pub use store::{FilledLayer, FilledStore, StoreRequest, fill_store, list_store, prune_store};

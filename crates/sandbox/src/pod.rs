@@ -79,6 +79,17 @@ pub struct Started {
     pub not_given: Vec<String>,
 }
 
+/// A call of a container's process that failed only because the id map of the isolation level lacks its ids.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdRefusal {
+    /// As strace would show it: `chown("/data", 999, 999)`.
+    pub call: String,
+    /// What the kernel answers: EINVAL, or EPERM for `setgroups` in a map of one id.
+    pub errno: i32,
+    /// Name of the process (the `comm` of proc(5)).
+    pub program: String,
+}
+
 /// A socket that waits for connections in a container's network namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Listener {

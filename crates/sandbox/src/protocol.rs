@@ -7,7 +7,9 @@ use serde::{Deserialize, Serialize};
 use smokegate_image::{Compression, DiffId, LayerDigest, Limits};
 
 use crate::error::{HostError, StartError};
-use crate::pod::{ContainerSpec, Delivery, ExecSpec, ExitStatus, Listener, PodSpec, Started};
+use crate::pod::{
+    ContainerSpec, Delivery, ExecSpec, ExitStatus, IdRefusal, Listener, PodSpec, Started,
+};
 
 /// From the parent, each with a number that the answer repeats.
 #[derive(Debug, Serialize, Deserialize)]
@@ -79,6 +81,11 @@ pub(crate) enum Message {
     MapIds,
     /// What the request of that number started has ended.
     Exited { process: u64, status: ExitStatus },
+    /// A call of the container failed for want of ids. Comes before the end of the process that made it.
+    Refused {
+        container: String,
+        refusal: IdRefusal,
+    },
 }
 
 #[derive(Debug, Serialize, Deserialize)]

@@ -41,6 +41,8 @@ unsafe extern "C" {
     fn _exit(code: i32) -> !;
     fn dup2(old: i32, new: i32) -> i32;
     fn syscall(number: i64, ...) -> i64;
+    fn setuid(uid: u32) -> i32;
+    fn setgroups(count: usize, list: *const u32) -> i32;
 }
 
 /// The signals that were ignored when the program started, as the mask SigIgn of proc(5). Taken before `main`, as
@@ -179,6 +181,16 @@ fn run(words: VecDeque<String>) -> io::Result<()> {
                 return print(&format!("{mask:016x}\n"));
             }
             "forbidden-calls" => return forbidden_calls(),
+            "chown" => {
+                let file = words.next("file")?;
+                let (uid, gid) = (words.number("uid")?, words.number("gid")?);
+                return std::os::unix::fs::lchown(file, Some(uid as u32), Some(gid as u32));
+            }
+            "setuid" => return answer_of(unsafe { setuid(words.number("uid")? as u32) }),
+            "setgroups" => {
+                let group = words.number("group")? as u32;
+                return answer_of(unsafe { setgroups(1, &group) });
+            }
 
             // Words for the host's side of a test: a kernel that says no.
             "refuse-unshare" => {
@@ -191,6 +203,14 @@ fn run(words: VecDeque<String>) -> io::Result<()> {
             }
             other => return Err(io::Error::other(format!("unknown word `{other}`"))),
         }
+    }
+}
+
+fn answer_of(result: i32) -> io::Result<()> {
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
     }
 }
 

@@ -15,10 +15,12 @@ use rustix::pipe::PipeFlags;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::executor::{ExecFailure, Failure, IdMap, Workload};
+use super::id_watch::{IdWatch, Installation, Preparation, ids_of_pod};
 use super::net_ns::{ContainerNetwork, PodNetwork};
 use super::pod::RuntimeLog;
 use super::root;
 use crate::error::{HostError, StartError, Step};
+use crate::id_calls::MappedIds;
 use crate::isolation::Isolation;
 use crate::pod::ContainerSpec;
 use crate::runtime_spec::{self, SpecInput, runtime_spec};
@@ -39,6 +41,8 @@ pub(super) struct Container {
     pub(super) pidfd: OwnedFd,
     pub(super) network: ContainerNetwork,
     pub(super) not_given: Vec<String>,
+    /// For the pod to serve, until it takes it.
+    pub(super) id_watch: Option<IdWatch>,
     workload: Workload,
     working_dir: String,
 }
@@ -96,12 +100,13 @@ impl Container {
             }
         }
 
-        let (id_map, set_groups, not_given) = match isolation {
+        let (id_map, set_groups, mut not_given) = match isolation {
             Isolation::Root | Isolation::Subuid => (IdMap::AsInPod, true, Vec::new()),
             Isolation::Single => single_id_map(&identity, &spec.user),
         };
         let (report_read, report_write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)
             .map_err(|errno| runtime_error("pipe2", errno))?;
+        let (prepared, id_watch) = prepare_watch(id_map, &identity)?;
         let workload = Workload {
             env: environment(&spec, &identity),
             args: spec.args.clone(),
@@ -109,6 +114,7 @@ impl Container {
             id_map,
             set_groups,
             filter: filter.clone(),
+            id_watch,
             report: report_write.as_raw_fd(),
         };
         let bundle = dir.join("bundle");
@@ -156,12 +162,23 @@ impl Container {
         }
         drop(report_write);
         reached_program(report_read)?;
+        let id_watch = match prepared.map(|prepared| prepared.finish(&spec.name)) {
+            None => None,
+            Some(Ok(watch)) => Some(watch),
+            Some(Err(why)) => {
+                not_given.push(format!(
+                    "whether a call failed only because its ids are not mapped (seccomp(SECCOMP_FILTER_FLAG_NEW_LISTENER): {why})"
+                ));
+                None
+            }
+        };
         Ok(Self {
             name: spec.name,
             pid,
             pidfd,
             network,
             not_given,
+            id_watch,
             workload,
             working_dir: spec.working_dir,
         })
@@ -173,7 +190,7 @@ impl Container {
         args: Vec<String>,
         stdio: Stdio,
         log: &RuntimeLog,
-    ) -> Result<(Pid, OwnedFd), StartError> {
+    ) -> Result<(Pid, OwnedFd, Option<IdWatch>), StartError> {
         let (report_read, report_write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)
             .map_err(|errno| runtime_error("pipe2", errno))?;
         let user_namespace;
@@ -191,6 +208,8 @@ impl Container {
             user_namespace = File::open(path).map_err(|e| runtime_error("open(ns/user)", e))?;
             workload.id_map = IdMap::Joined(user_namespace.as_raw_fd());
         }
+        let (prepared, id_watch) = prepare_watch(self.workload.id_map, &self.workload.identity)?;
+        workload.id_watch = id_watch;
         log.clear();
         let pid = ContainerBuilder::new(self.name.clone(), SyscallType::Linux)
             .with_root_path(STATE)
@@ -218,8 +237,25 @@ impl Container {
         })?;
         let pidfd = pidfd_open(pid, PidfdFlags::empty())
             .map_err(|errno| runtime_error("pidfd_open", errno))?;
-        Ok((pid, pidfd))
+        // Where there is none, the container's start has told of it.
+        let watch = prepared.and_then(|prepared| prepared.finish(&self.name).ok());
+        Ok((pid, pidfd, watch))
     }
+}
+
+/// What watches a process for calls with ids that its map lacks. A process without privilege could not make them
+/// anyway, except through a set-user-id program, which works where the pod has all ids but the highest.
+fn prepare_watch(
+    id_map: IdMap,
+    identity: &Identity,
+) -> Result<(Option<Preparation>, Option<Installation>), StartError> {
+    let failed = |error| runtime_error("preparing the watch for ids", error);
+    let mapped = match id_map {
+        IdMap::Nested | IdMap::Joined(_) => MappedIds::single(identity.uid, identity.gid),
+        IdMap::AsInPod if identity.uid == 0 => ids_of_pod().map_err(failed)?,
+        IdMap::AsInPod => return Ok((None, None)),
+    };
+    Ok(Preparation::new(mapped).map_err(failed)?.unzip())
 }
 
 fn runtime_error(call: &str, error: impl Into<std::io::Error>) -> StartError {

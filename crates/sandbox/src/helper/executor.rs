@@ -21,6 +21,7 @@ use rustix::process::DumpableBehavior;
 use rustix::thread::{CapabilitySet, CapabilitySets, Gid, LinkNameSpaceType, Uid, UnshareFlags};
 use serde::{Deserialize, Serialize};
 
+use super::id_watch::Installation;
 use super::user_ns::{map_single_id, unshare};
 use crate::capabilities;
 use crate::seccomp::Filter;
@@ -45,6 +46,8 @@ pub(super) struct Workload {
     /// Whether `setgroups` is to be called: not where the id map denies it.
     pub(super) set_groups: bool,
     pub(super) filter: Filter,
+    /// Set where the id map lacks ids.
+    pub(super) id_watch: Option<Installation>,
     pub(super) args: Vec<String>,
     pub(super) env: Vec<String>,
     /// Where a [`Failure`] is written; close-on-exec.
@@ -141,6 +144,12 @@ impl Workload {
         rustix::thread::set_thread_res_gid(gid, gid, gid).map_err(|e| ("setresgid", e.into()))?;
         let id = Uid::from_raw(*uid);
         rustix::thread::set_thread_res_uid(id, id, id).map_err(|e| ("setresuid", e.into()))?;
+        // After the ids are set, as nobody would let a stopped call of ours go on yet; before CAP_SYS_ADMIN goes.
+        if let Some(watch) = &self.id_watch {
+            watch
+                .install()
+                .map_err(|e| ("sendmsg(seccomp listener)", e))?;
+        }
         let own = if *uid == 0 {
             allowed
         } else {

@@ -14,6 +14,7 @@
 
 mod container;
 mod executor;
+mod id_watch;
 mod net_ns;
 mod netlink;
 mod pod;

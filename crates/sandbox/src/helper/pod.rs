@@ -5,13 +5,14 @@ use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, wait, waitpid};
 use rustix::thread::UnshareFlags;
 
 use super::container::{Container, Stdio};
+use super::id_watch::IdWatch;
 use super::net_ns::{self, PodNetwork};
 use super::{root, user_ns};
 use crate::error::{HostError, StartError, Step};
@@ -118,6 +119,7 @@ fn first_process(wire: Wire, id: u64, spec: &PodSpec) -> i32 {
         log,
         filter,
         containers: Vec::new(),
+        id_watches: Vec::new(),
         processes: Vec::new(),
     };
     match pod.serve() {
@@ -140,6 +142,7 @@ struct Pod<'a> {
     log: RuntimeLog,
     filter: Filter,
     containers: Vec<Container>,
+    id_watches: Vec<IdWatch>,
     processes: Vec<Process>,
 }
 
@@ -153,6 +156,7 @@ impl Pod<'_> {
                 };
                 self.answer(request, fds)?;
             }
+            self.serve_id_watches()?;
             self.reap()?;
         }
     }
@@ -165,10 +169,41 @@ impl Pod<'_> {
                 .iter()
                 .map(|p| PollFd::new(&p.pidfd, PollFlags::IN)),
         );
+        waiting.extend(
+            self.id_watches
+                .iter()
+                .map(|watch| PollFd::new(watch, PollFlags::IN)),
+        );
         match poll(&mut waiting, None) {
             Ok(_) | Err(Errno::INTR) => Ok(!waiting[0].revents().is_empty()),
             Err(errno) => Err(errno.into()),
         }
+    }
+
+    /// Lets stopped calls go on, and drops watches that have nobody left to watch.
+    fn serve_id_watches(&mut self) -> std::io::Result<()> {
+        let mut watches = std::mem::take(&mut self.id_watches);
+        let mut of_use = Vec::with_capacity(watches.len());
+        for watch in &mut watches {
+            let mut waiting = [PollFd::new(watch, PollFlags::IN)];
+            let _ = poll(&mut waiting, Some(&Timespec::default()));
+            let events = waiting[0].revents();
+            let served = if events.contains(PollFlags::IN) {
+                watch.serve()
+            } else {
+                Ok(None)
+            };
+            of_use.push(served.is_ok() && !events.intersects(PollFlags::HUP | PollFlags::ERR));
+            if let Ok(Some(refusal)) = served {
+                let container = watch.container.clone();
+                let message = Message::Refused { container, refusal };
+                self.wire.send(&message, &[])?;
+            }
+        }
+        let mut of_use = of_use.into_iter();
+        watches.retain(|_| of_use.next() == Some(true));
+        self.id_watches = watches;
+        Ok(())
     }
 
     /// Collects every child that ended: ours, and orphans that became children of PID 1.
@@ -267,7 +302,8 @@ impl Pod<'_> {
             Ok(container)
         });
         match tracked {
-            Ok(container) => {
+            Ok(mut container) => {
+                self.id_watches.extend(container.id_watch.take());
                 let started = Started {
                     address: container.network.address,
                     not_given: container.not_given.clone(),
@@ -291,7 +327,11 @@ impl Pod<'_> {
             not_given: Vec::new(),
         };
         let exec = container.exec(spec.args, stdio, &self.log);
-        match exec.and_then(|(pid, pidfd)| self.track(number, pid, &pidfd)) {
+        let tracked = exec.and_then(|(pid, pidfd, watch)| {
+            self.id_watches.extend(watch);
+            self.track(number, pid, &pidfd)
+        });
+        match tracked {
             Ok(()) => Answer::Started(started),
             Err(error) => Answer::StartFailed(error),
         }
