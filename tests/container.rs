@@ -2,6 +2,7 @@
 
 mod files;
 mod ports;
+mod rights;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;

@@ -12,10 +12,10 @@ use smokegate_test_support::{Finished, ImageFixture, Need, RunAs, Smokegate, req
 const UID: u32 = 54323;
 const FIRST: u32 = 300_000;
 
-struct SubuidUser(Smokegate);
+pub(crate) struct SubuidUser(pub(crate) Smokegate);
 
 impl SubuidUser {
-    fn new() -> Option<Self> {
+    pub(crate) fn new() -> Option<Self> {
         if !(require(Need::Root) && require(Need::Newuidmap)) {
             return None;
         }
@@ -30,7 +30,7 @@ impl SubuidUser {
     }
 
     /// Runs smokegate as the user, where the user has its ranges.
-    fn run(&self, args: &[&str]) -> Finished {
+    pub(crate) fn run(&self, args: &[&str]) -> Finished {
         let script = format!(
             "for file in passwd subuid subgid; do mount --bind $file /etc/$file || exit 99; done; \
              chown {UID}:{UID} . home cache tmp && \

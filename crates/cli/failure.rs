@@ -250,6 +250,7 @@ fn hint_of(verdict: &VariantVerdict) -> Option<String> {
             Some(service_hint(problem).into())
         }
         Decision::Inconclusive(Inconclusive::IdMap { level, .. }) => Some(id_map_hint(*level).into()),
+        Decision::Inconclusive(Inconclusive::NotGiven { hint, .. }) => Some(hint.clone()),
         Decision::Inconclusive(smokegate_gate::Inconclusive::Port { .. }) => Some(
             "free the port (ss -ltnp shows who has it), or publish 0:PORT to take any free one".into(),
         ),

@@ -223,5 +223,6 @@ fn spec(plan: &ContainerPlan, layers: &[PathBuf]) -> ContainerSpec {
         working_dir: plan.working_dir.clone(),
         volumes: plan.volumes.clone(),
         hostname: plan.hostname.clone(),
+        host_config: plan.host_config.clone(),
     }
 }

@@ -7,6 +7,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use smokegate_image::{Healthcheck, HealthcheckTest, ImageConfig};
+use smokegate_sandbox::HostConfig;
 
 use crate::plan::{APP, ContainerPlan, Probe, ProbePlan};
 use crate::port::{HostPort, PortMap};
@@ -62,6 +63,7 @@ impl Draft {
             hostname: APP.to_owned(),
             stop_signal,
             stop_grace_period: STOP_GRACE_PERIOD,
+            host_config: HostConfig::default(),
         };
         Ok(Self {
             plan,

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use smokegate_sandbox::HostConfig;
+
 use crate::port::PortMap;
 use crate::schedule::Timing;
 
@@ -68,6 +70,8 @@ pub struct ContainerPlan {
     pub stop_signal: i32,
     /// How long it may take to end before it is killed.
     pub stop_grace_period: Duration,
+    /// Rights and limits.
+    pub host_config: HostConfig,
     /// What is asked of it; all must pass.
     pub probes: Vec<ProbePlan>,
 }

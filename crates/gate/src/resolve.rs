@@ -3,6 +3,7 @@
 //! What the file may say and this version cannot run yet is an error with its place: a run that left it out
 //! silently would be a false pass.
 
+mod host_config;
 mod not_yet;
 
 use std::collections::HashSet;
@@ -343,6 +344,7 @@ impl Resolver<'_> {
             .stop_grace_period
             .as_ref()
             .map_or(plan.stop_grace_period, |grace| grace.value);
+        host_config::lay_over(&mut plan.host_config, part);
     }
 
     fn lay_environment(&mut self, draft: &mut Draft, part: &Container) {

@@ -124,6 +124,10 @@ impl<'a> Variant<'a> {
                         ServiceProblem::NotStarted(StartError::Host(error)) => {
                             Inconclusive::Host(error)
                         }
+                        ServiceProblem::NotStarted(StartError::NotGiven { cause, hint }) => {
+                            let cause = format!("service `{name}`: {cause}");
+                            Inconclusive::NotGiven { cause, hint }
+                        }
                         ServiceProblem::NotStarted(StartError::IdMap(text)) => {
                             let text = format!("service `{name}`: {text}");
                             Inconclusive::IdMap { level, text }
@@ -401,6 +405,9 @@ fn start_decision(error: StartError, level: Isolation) -> Decision {
     match error {
         StartError::Host(error) => Decision::Inconclusive(Inconclusive::Host(error)),
         StartError::IdMap(text) => Decision::Inconclusive(Inconclusive::IdMap { level, text }),
+        StartError::NotGiven { cause, hint } => {
+            Decision::Inconclusive(Inconclusive::NotGiven { cause, hint })
+        }
         error => Decision::Failed(Reason::NotStarted(error)),
     }
 }

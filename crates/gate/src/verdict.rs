@@ -174,6 +174,13 @@ pub enum Inconclusive {
         /// The call that failed, and what came of it.
         text: String,
     },
+    /// The host, or the isolation level, cannot give a container the rights or limits it was to have.
+    NotGiven {
+        /// What, and why not.
+        cause: String,
+        /// What to change.
+        hint: String,
+    },
     /// A service failed, so that the app was not judged (exit 4).
     Service {
         /// Which.
@@ -289,6 +296,7 @@ impl VariantVerdict {
             Decision::Failed(reason) => self.failure(reason),
             Decision::Inconclusive(Inconclusive::Host(error)) => error.to_string(),
             Decision::Inconclusive(Inconclusive::IdMap { text, .. }) => text.clone(),
+            Decision::Inconclusive(Inconclusive::NotGiven { cause, .. }) => cause.clone(),
             Decision::Inconclusive(Inconclusive::Service { name, problem }) => problem.cause(name),
             Decision::Inconclusive(Inconclusive::Port { address, error }) => {
                 format!("cannot listen on {address}: {error}")

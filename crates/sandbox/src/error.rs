@@ -189,6 +189,14 @@ pub enum StartError {
     /// The id map of this isolation level cannot express what the image asks for.
     #[error("{0}")]
     IdMap(String),
+    /// The host, or this isolation level, cannot give it the rights or limits that were asked for.
+    #[error("{cause}")]
+    NotGiven {
+        /// What, and why not.
+        cause: String,
+        /// What to change.
+        hint: String,
+    },
 }
 
 /// Why layers could not be put into the store.

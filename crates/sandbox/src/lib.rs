@@ -7,6 +7,7 @@
 mod capabilities;
 mod error;
 mod helper;
+mod host_config;
 mod id_calls;
 mod id_map;
 mod isolation;
@@ -20,8 +21,10 @@ mod store;
 mod users;
 mod wire;
 
+pub use capabilities::Capability;
 pub use error::{FillError, HostError, SandboxError, StartError, Step, errno_text};
 pub use helper::run_if_helper;
+pub use host_config::{HostConfig, Ulimit};
 pub use id_map::{IdMap, SubordinateIds, Unavailable};
 pub use isolation::Isolation;
 pub use launcher::{Process, Sandbox};

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::Isolation;
+use crate::{HostConfig, Isolation};
 
 /// Where a pod runs and how it is separated from the host.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -40,6 +40,8 @@ pub struct ContainerSpec {
     pub volumes: Vec<String>,
     /// Host name.
     pub hostname: String,
+    /// Rights and limits.
+    pub host_config: HostConfig,
 }
 
 /// A command run inside a running container.

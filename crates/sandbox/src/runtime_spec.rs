@@ -28,7 +28,14 @@ pub(crate) struct SpecInput<'a> {
     pub(crate) net_namespace: &'a Path,
     /// Whether the terminals' group 5 exists in the id map.
     pub(crate) has_tty_group: bool,
+    /// Whether the root, and our files in it, are read-only.
+    pub(crate) read_only: bool,
+    /// Bytes of /dev/shm.
+    pub(crate) shm_size: u64,
 }
+
+/// Docker's size of /dev/shm.
+pub(crate) const DEFAULT_SHM_SIZE: u64 = 64 << 20;
 
 /// Docker's defaults (moby, oci/defaults.go).
 const MASKED_PATHS: [&str; 11] = [
@@ -54,13 +61,14 @@ const READ_ONLY_PATHS: [&str; 5] = [
 
 /// Makes the spec. Does no I/O.
 pub(crate) fn runtime_spec(input: &SpecInput<'_>) -> Result<Spec, OciSpecError> {
-    let mut mounts = default_mounts(input.has_tty_group)?;
+    let mut mounts = default_mounts(input.has_tty_group, input.shm_size)?;
+    let access = if input.read_only { "ro" } else { "rw" };
     for (file, destination) in input.files {
         mounts.push(mount(
             Path::new(destination),
             "bind",
             file,
-            &["bind", "rw"],
+            &["bind", access],
         )?);
     }
     for (dir, destination) in input.volumes {
@@ -99,7 +107,7 @@ pub(crate) fn runtime_spec(input: &SpecInput<'_>) -> Result<Spec, OciSpecError> 
         .root(
             RootBuilder::default()
                 .path(input.rootfs)
-                .readonly(false)
+                .readonly(input.read_only)
                 .build()?,
         )
         .mounts(mounts)
@@ -130,7 +138,7 @@ pub(crate) fn process(args: &[String], working_dir: &str) -> Result<Process, Oci
 }
 
 /// Docker's mounts without the cgroup hierarchy, which the sandbox does not have.
-fn default_mounts(has_tty_group: bool) -> Result<Vec<Mount>, OciSpecError> {
+fn default_mounts(has_tty_group: bool, shm_size: u64) -> Result<Vec<Mount>, OciSpecError> {
     let mut pts = vec![
         "nosuid",
         "noexec",
@@ -141,6 +149,7 @@ fn default_mounts(has_tty_group: bool) -> Result<Vec<Mount>, OciSpecError> {
     if has_tty_group {
         pts.push("gid=5");
     }
+    let shm_size = format!("size={shm_size}");
     [
         ("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"][..]),
         // Always a tmpfs: device nodes would otherwise land in the container's upper layer.
@@ -167,7 +176,7 @@ fn default_mounts(has_tty_group: bool) -> Result<Vec<Mount>, OciSpecError> {
             "/dev/shm",
             "tmpfs",
             "shm",
-            &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"],
+            &["nosuid", "noexec", "nodev", "mode=1777", &shm_size],
         ),
     ]
     .into_iter()
@@ -188,7 +197,7 @@ fn mount(to: &Path, kind: &str, from: &Path, options: &[&str]) -> Result<Mount, 
 mod tests {
     use super::*;
 
-    fn spec(has_tty_group: bool) -> serde_json::Value {
+    fn spec(has_tty_group: bool, read_only: bool) -> serde_json::Value {
         let input = SpecInput {
             name: "app",
             args: &["/app".to_owned(), "serve".to_owned()],
@@ -202,13 +211,15 @@ mod tests {
             )],
             net_namespace: Path::new("/proc/self/fd/9"),
             has_tty_group,
+            read_only,
+            shm_size: DEFAULT_SHM_SIZE,
         };
         serde_json::to_value(runtime_spec(&input).unwrap()).unwrap()
     }
 
     #[test]
     fn nothing_that_the_executor_or_the_helper_decides_is_in_the_spec() {
-        let spec = spec(true);
+        let spec = spec(true, false);
         for pointer in [
             "/linux/resources",
             "/linux/seccomp",
@@ -233,7 +244,7 @@ mod tests {
 
     #[test]
     fn mounts_are_dockers_then_files_then_volumes() {
-        let mounts = spec(false)["mounts"].clone();
+        let mounts = spec(false, false)["mounts"].clone();
         let mounts = mounts.as_array().unwrap();
         let at: Vec<_> = mounts
             .iter()
@@ -254,10 +265,38 @@ mod tests {
         );
         assert!(!mounts[2]["options"].to_string().contains("gid=5"));
         assert!(
-            spec(true)["mounts"][2]["options"]
+            spec(true, false)["mounts"][2]["options"]
                 .to_string()
                 .contains("gid=5")
         );
         assert!(mounts[3]["options"].to_string().contains("\"ro\""));
+    }
+
+    #[test]
+    fn a_read_only_root_is_dockers() {
+        for (read_only, access) in [(false, "rw"), (true, "ro")] {
+            let spec = spec(true, read_only);
+            assert_eq!(spec["root"]["readonly"], read_only);
+            // What is made to be written to stays so: /proc has its own read-only parts, volumes are the user's.
+            for (number, expected) in [
+                (0, false),
+                (1, false),
+                (5, false),
+                (6, read_only),
+                (7, false),
+            ] {
+                let options = spec["mounts"][number]["options"].as_array().unwrap();
+                assert_eq!(
+                    options.contains(&"ro".into()),
+                    expected,
+                    "{number}: {options:?}"
+                );
+            }
+            assert_eq!(spec["mounts"][6]["options"][1], access);
+        }
+        assert_eq!(
+            spec(true, false)["mounts"][5]["options"][4],
+            "size=67108864"
+        );
     }
 }

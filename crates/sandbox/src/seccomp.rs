@@ -1,11 +1,12 @@
 //! Docker's default seccomp profile, as facts: which calls a container may make.
 //!
-//! Source: moby, profiles/seccomp/default.json, for the default capabilities and kernels from 4.8 on. The
-//! profile is compiled to BPF here, so that no system library is linked (docs/decisions/0005-seccomp.md).
+//! Source: moby, profiles/seccomp/default.json, for kernels from 4.8 on; what it allows with a capability follows
+//! the container's bounding set, as there. The profile is compiled to BPF here, so that no system library is linked (docs/decisions/0005-seccomp.md).
 
 use std::collections::BTreeMap;
 use std::io;
 
+use rustix::thread::CapabilitySet;
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
     SeccompRule, TargetArch,
@@ -15,7 +16,7 @@ use seccompiler::{
 #[rustfmt::skip]
 const ALLOWED: &[libc::c_long] = &[
     libc::SYS_accept, libc::SYS_accept4, libc::SYS_bind, libc::SYS_brk, libc::SYS_capget,
-    libc::SYS_capset, libc::SYS_chdir, libc::SYS_chroot, libc::SYS_clock_adjtime,
+    libc::SYS_capset, libc::SYS_chdir, libc::SYS_clock_adjtime,
     libc::SYS_clock_getres, libc::SYS_clock_gettime, libc::SYS_clock_nanosleep, libc::SYS_close,
     libc::SYS_close_range, libc::SYS_connect, libc::SYS_copy_file_range, libc::SYS_dup,
     libc::SYS_dup3, libc::SYS_epoll_create1, libc::SYS_epoll_ctl, libc::SYS_epoll_pwait,
@@ -101,12 +102,40 @@ const ALLOWED_LEGACY: &[libc::c_long] = &[];
 /// map_shadow_stack, futex_wake, futex_wait, futex_requeue.
 const ALLOWED_NEW: &[libc::c_long] = &[451, 452, 453, 454, 455, 456];
 
+/// Allowed to who has the capability. bpf and perf_event_open are in two rows: either capability will do.
+#[rustfmt::skip]
+const ALLOWED_WITH: &[(CapabilitySet, &[libc::c_long])] = &[
+    (CapabilitySet::DAC_READ_SEARCH, &[libc::SYS_open_by_handle_at]),
+    (CapabilitySet::SYS_ADMIN, &[
+        libc::SYS_bpf, libc::SYS_fanotify_init, libc::SYS_fsconfig, libc::SYS_fsmount, libc::SYS_fsopen,
+        libc::SYS_fspick, libc::SYS_lookup_dcookie, libc::SYS_mount, libc::SYS_mount_setattr,
+        libc::SYS_move_mount, libc::SYS_open_tree, libc::SYS_perf_event_open, libc::SYS_quotactl,
+        libc::SYS_quotactl_fd, libc::SYS_setdomainname, libc::SYS_sethostname, libc::SYS_setns,
+        libc::SYS_syslog, libc::SYS_umount2, libc::SYS_unshare,
+    ]),
+    (CapabilitySet::SYS_BOOT, &[libc::SYS_reboot]),
+    (CapabilitySet::SYS_CHROOT, &[libc::SYS_chroot]),
+    (CapabilitySet::SYS_MODULE, &[libc::SYS_delete_module, libc::SYS_finit_module, libc::SYS_init_module]),
+    (CapabilitySet::SYS_PACCT, &[libc::SYS_acct]),
+    (CapabilitySet::SYS_PTRACE, &[libc::SYS_kcmp, libc::SYS_pidfd_getfd, libc::SYS_process_madvise]),
+    #[cfg(target_arch = "x86_64")]
+    (CapabilitySet::SYS_RAWIO, &[libc::SYS_ioperm, libc::SYS_iopl]),
+    (CapabilitySet::SYS_TIME, &[libc::SYS_clock_settime, libc::SYS_settimeofday]),
+    (CapabilitySet::SYS_TTY_CONFIG, &[libc::SYS_vhangup]),
+    (CapabilitySet::SYS_NICE, &[
+        libc::SYS_get_mempolicy, libc::SYS_mbind, libc::SYS_set_mempolicy, libc::SYS_set_mempolicy_home_node,
+    ]),
+    (CapabilitySet::SYSLOG, &[libc::SYS_syslog]),
+    (CapabilitySet::BPF, &[libc::SYS_bpf]),
+    (CapabilitySet::PERFMON, &[libc::SYS_perf_event_open]),
+];
+
 #[cfg(target_arch = "x86_64")]
 const IO_PGETEVENTS: libc::c_long = 333;
 #[cfg(not(target_arch = "x86_64"))]
 const IO_PGETEVENTS: libc::c_long = 292;
 
-/// Flags of clone(2) that make namespaces; a call with any of them is refused.
+/// Flags of clone(2) that make namespaces; without CAP_SYS_ADMIN a call with any of them is refused.
 const CLONE_NAMESPACES: u64 = 0x7e02_0000;
 /// Address family that reaches the hypervisor, and through it possibly the host.
 const AF_VSOCK: u64 = 40;
@@ -128,23 +157,24 @@ pub(crate) struct Filter {
 }
 
 impl Filter {
-    /// Docker's default profile for this architecture.
-    pub(crate) fn docker_default() -> Self {
+    /// Docker's default profile for this architecture and a bounding set.
+    pub(crate) fn docker_default(bounding: CapabilitySet) -> Self {
         let allow_list = program(
-            allow_rules(),
+            allow_rules(bounding),
             SeccompAction::Errno(libc::EPERM as u32),
             SeccompAction::Allow,
         );
-        // ENOSYS makes the C libraries fall back to clone, whose flags a filter can read.
-        let clone3 = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
-        let no_clone3 = program(
-            clone3,
-            SeccompAction::Allow,
-            SeccompAction::Errno(libc::ENOSYS as u32),
-        );
-        Self {
-            programs: vec![allow_list, no_clone3],
+        let mut programs = vec![allow_list];
+        if !bounding.contains(CapabilitySet::SYS_ADMIN) {
+            // ENOSYS makes the C libraries fall back to clone, whose flags a filter can read.
+            let clone3 = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
+            programs.push(program(
+                clone3,
+                SeccompAction::Allow,
+                SeccompAction::Errno(libc::ENOSYS as u32),
+            ));
         }
+        Self { programs }
     }
 
     /// Puts the calling thread under the filter, for good.
@@ -174,13 +204,23 @@ impl Filter {
 
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
-fn allow_rules() -> Rules {
-    let plain = [ALLOWED, ALLOWED_LEGACY, ALLOWED_NEW].into_iter().flatten();
+fn allow_rules(bounding: CapabilitySet) -> Rules {
+    let given = ALLOWED_WITH
+        .iter()
+        .filter(|(capability, _)| bounding.contains(*capability));
+    let plain = [ALLOWED, ALLOWED_LEGACY, ALLOWED_NEW]
+        .into_iter()
+        .chain(given.map(|(_, calls)| *calls))
+        .flatten();
     let mut rules: Rules = plain.map(|number| (*number, Vec::new())).collect();
     rules.insert(IO_PGETEVENTS, Vec::new());
     rules.insert(libc::SYS_clone3, Vec::new()); // the second program answers it
-    let clone = SeccompCmpOp::MaskedEq(CLONE_NAMESPACES);
-    rules.insert(libc::SYS_clone, vec![rule(0, clone, 0)]);
+    let clone = if bounding.contains(CapabilitySet::SYS_ADMIN) {
+        Vec::new()
+    } else {
+        vec![rule(0, SeccompCmpOp::MaskedEq(CLONE_NAMESPACES), 0)]
+    };
+    rules.insert(libc::SYS_clone, clone);
     rules.insert(libc::SYS_socket, vec![rule(0, SeccompCmpOp::Ne, AF_VSOCK)]);
     let personas = PERSONAS
         .iter()
@@ -218,22 +258,30 @@ fn program(rules: Rules, otherwise: SeccompAction, matched: SeccompAction) -> Bp
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::capabilities::DEFAULT;
 
     #[test]
     fn the_profile_compiles_and_fits_the_kernels_limit() {
-        let filter = Filter::docker_default();
-        // BPF_MAXINSNS
-        assert!(
-            filter
-                .programs
-                .iter()
-                .all(|program| (1..=4096).contains(&program.len()))
-        );
+        for (bounding, programs) in [
+            (CapabilitySet::empty(), 2),
+            (DEFAULT, 2),
+            (CapabilitySet::all(), 1),
+        ] {
+            let filter = Filter::docker_default(bounding);
+            assert_eq!(filter.programs.len(), programs);
+            // BPF_MAXINSNS
+            assert!(
+                filter
+                    .programs
+                    .iter()
+                    .all(|program| (1..=4096).contains(&program.len()))
+            );
+        }
     }
 
     #[test]
     fn calls_that_docker_refuses_are_not_listed() {
-        let rules = allow_rules();
+        let rules = allow_rules(DEFAULT);
         for number in [
             libc::SYS_mount,
             libc::SYS_umount2,
@@ -254,5 +302,31 @@ mod tests {
         ] {
             assert!(!rules.contains_key(&number), "{number}");
         }
+    }
+
+    #[test]
+    fn capabilities_open_their_calls_and_no_other() {
+        let none = allow_rules(CapabilitySet::empty());
+        for (capability, calls) in ALLOWED_WITH {
+            let rules = allow_rules(*capability);
+            for number in *calls {
+                assert!(!none.contains_key(number), "{number} without a capability");
+                assert!(rules[number].is_empty(), "{number} with {capability:?}");
+            }
+            assert_eq!(rules.len(), none.len() + calls.len(), "{capability:?}");
+        }
+        // Whatever is given: keys, kexec and the like stay closed, and mknod makes no devices.
+        let all = allow_rules(CapabilitySet::all());
+        for number in [
+            libc::SYS_keyctl,
+            libc::SYS_kexec_load,
+            libc::SYS_userfaultfd,
+            libc::SYS_io_uring_setup,
+            libc::SYS_pivot_root,
+        ] {
+            assert!(!all.contains_key(&number), "{number}");
+        }
+        assert!(!all[&libc::SYS_mknodat].is_empty());
+        assert!(all[&libc::SYS_clone].is_empty() && !none[&libc::SYS_clone].is_empty());
     }
 }

@@ -15,7 +15,8 @@ use std::time::Duration;
 
 use smokegate_image::{Image, ImageSource, Limits, OpenOptions};
 use smokegate_sandbox::{
-    ContainerSpec, ExitStatus, IdMap, PodSpec, Sandbox, StoreRequest, fill_store, run_if_helper,
+    ContainerSpec, ExitStatus, HostConfig, IdMap, PodSpec, Sandbox, StoreRequest, fill_store,
+    run_if_helper,
 };
 use smokegate_test_support::{ImageFixture, Need, require};
 
@@ -131,6 +132,7 @@ async fn run_pod(
         working_dir: "/".to_owned(),
         volumes: Vec::new(),
         hostname: "app".to_owned(),
+        host_config: HostConfig::default(),
     };
     let null = || {
         OwnedFd::from(

@@ -1,11 +1,12 @@
 //! What a container is made of: the app's part and that of each service.
 
 use serde_json::{Value, json};
+use smokegate_sandbox::Capability;
 
 use super::command::{Command, Exec};
 use super::environment::Environment;
 use super::hosts::{ExtraHosts, Hostname};
-use super::limits::{Capability, NoNewPrivileges, Ulimits};
+use super::limits::{NoNewPrivileges, Ulimits};
 use super::node::{Kind, Node};
 use super::probe::ProbeSpec;
 use super::reader::{Definitions, FromText, Reader, Shape, keyed};

@@ -60,6 +60,11 @@ impl FromText for ExtraHost {
             .strip_prefix('[')
             .and_then(|a| a.strip_suffix(']'))
             .unwrap_or(address);
+        if bare == "host-gateway" {
+            return Err(
+                "a pod has no way to the host; run what it needs there as a service".to_owned(),
+            );
+        }
         let address = bare
             .parse()
             .map_err(|_| format!("`{address}` is not an IP address"))?;
@@ -125,6 +130,7 @@ mod tests {
             "db",
             "db=",
             "db=host",
+            "db=host-gateway",
             "-db=10.0.0.5",
             "a b=10.0.0.5",
             "=10.0.0.5",

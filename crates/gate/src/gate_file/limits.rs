@@ -1,65 +1,12 @@
 //! What a container may do and use: capabilities, ulimits, security options.
 
 use serde_json::{Value, json};
+use smokegate_sandbox::Capability;
 
 use super::node::{Kind, Node};
 use super::reader::{Definitions, FromText, Reader, Shape, keyed, nearest};
 use super::scalar::or_variable;
 use super::span::{Entries, Spanned};
-
-/// capabilities(7), in the order of their numbers, without `CAP_`.
-const CAPABILITIES: [&str; 41] = [
-    "CHOWN",
-    "DAC_OVERRIDE",
-    "DAC_READ_SEARCH",
-    "FOWNER",
-    "FSETID",
-    "KILL",
-    "SETGID",
-    "SETUID",
-    "SETPCAP",
-    "LINUX_IMMUTABLE",
-    "NET_BIND_SERVICE",
-    "NET_BROADCAST",
-    "NET_ADMIN",
-    "NET_RAW",
-    "IPC_LOCK",
-    "IPC_OWNER",
-    "SYS_MODULE",
-    "SYS_RAWIO",
-    "SYS_CHROOT",
-    "SYS_PTRACE",
-    "SYS_PACCT",
-    "SYS_ADMIN",
-    "SYS_BOOT",
-    "SYS_NICE",
-    "SYS_RESOURCE",
-    "SYS_TIME",
-    "SYS_TTY_CONFIG",
-    "MKNOD",
-    "LEASE",
-    "AUDIT_WRITE",
-    "AUDIT_CONTROL",
-    "SETFCAP",
-    "MAC_OVERRIDE",
-    "MAC_ADMIN",
-    "SYSLOG",
-    "WAKE_ALARM",
-    "BLOCK_SUSPEND",
-    "AUDIT_READ",
-    "PERFMON",
-    "BPF",
-    "CHECKPOINT_RESTORE",
-];
-
-/// A capability as the runtime spec names it (`CAP_NET_ADMIN`), or all of them.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Capability {
-    /// `ALL`.
-    All,
-    /// One, with its `CAP_`.
-    Named(String),
-}
 
 impl FromText for Capability {
     const EXPECTED: &'static str = "a capability";
@@ -68,17 +15,14 @@ impl FromText for Capability {
     fn from_text(text: &str) -> Result<Self, String> {
         let upper = text.to_ascii_uppercase();
         let name = upper.strip_prefix("CAP_").unwrap_or(&upper);
-        if name == "ALL" {
-            return Ok(Self::All);
-        }
-        if CAPABILITIES.contains(&name) {
-            return Ok(Self::Named(format!("CAP_{name}")));
-        }
-        let lower = CAPABILITIES.map(str::to_ascii_lowercase);
-        let known: Vec<&str> = lower.iter().map(String::as_str).collect();
-        Err(match nearest(name, &known) {
-            Some(near) => format!("did you mean `{}`?", near.to_ascii_uppercase()),
-            None => String::new(),
+        Self::parse(name).ok_or_else(|| {
+            let names = Self::names().iter().map(|name| name.to_ascii_lowercase());
+            let names: Vec<String> = names.collect();
+            let known: Vec<&str> = names.iter().map(String::as_str).collect();
+            match nearest(name, &known) {
+                Some(near) => format!("did you mean `{}`?", near.to_ascii_uppercase()),
+                None => String::new(),
+            }
         })
     }
 
@@ -106,25 +50,6 @@ impl FromText for NoNewPrivileges {
         json!({"type": "string", "enum": ["no-new-privileges", "no-new-privileges:true"]})
     }
 }
-
-/// setrlimit(2), in the lower case that Compose has.
-const RLIMITS: [&str; 15] = [
-    "as",
-    "core",
-    "cpu",
-    "data",
-    "fsize",
-    "locks",
-    "memlock",
-    "msgqueue",
-    "nice",
-    "nofile",
-    "nproc",
-    "rss",
-    "rtprio",
-    "sigpending",
-    "stack",
-];
 
 /// The value of a resource limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -178,8 +103,8 @@ impl Shape for Ulimits {
     fn read(node: &Node, reader: &mut Reader<'_>) -> Option<Self> {
         let mut limits = Entries::default();
         for pair in reader.pairs(node, "{nofile: 65536}")? {
-            if !RLIMITS.contains(&pair.key.value.as_str()) {
-                reader.unknown_key(&pair.key, &RLIMITS, |_| None);
+            if !smokegate_sandbox::Ulimit::NAMES.contains(&pair.key.value.as_str()) {
+                reader.unknown_key(&pair.key, &smokegate_sandbox::Ulimit::NAMES, |_| None);
                 continue;
             }
             let (soft, hard) = if let Kind::Mapping(_) = &pair.value.kind {
@@ -212,7 +137,7 @@ impl Shape for Ulimits {
         let both = UlimitKeys::schema(definitions);
         json!({
             "type": "object",
-            "propertyNames": {"enum": RLIMITS},
+            "propertyNames": {"enum": smokegate_sandbox::Ulimit::NAMES},
             "additionalProperties": {"anyOf": [Rlimit::schema(), both]},
         })
     }

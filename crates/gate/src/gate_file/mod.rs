@@ -31,7 +31,7 @@ pub use container::{Container, DependsOn, EnvFiles, Service, ServiceImage, Worki
 pub use diagnostic::{Diagnostic, GateFileError, Source};
 pub use environment::{Environment, Variable};
 pub use hosts::{ExtraHost, ExtraHosts, Hostname};
-pub use limits::{Capability, NoNewPrivileges, Rlimit, Ulimit, Ulimits};
+pub use limits::{NoNewPrivileges, Rlimit, Ulimit, Ulimits};
 pub use probe::{
     BodyCheck, Headers, HttpPath, HttpQuestion, JsonCheck, JsonChecks, Method, ProbeSpec, Question,
     StatusSet,

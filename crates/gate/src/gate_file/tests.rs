@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
+use smokegate_sandbox::Capability;
+
 use super::*;
 use crate::port::HostPort;
 
@@ -216,7 +218,7 @@ fn every_key_is_read() {
     assert_eq!(app.cpus.as_ref().unwrap().thousandths, 1500);
     assert_eq!(app.stop_signal.as_ref().unwrap().0, 3);
     assert_eq!(app.cap_drop.as_ref().unwrap()[0].value, Capability::All);
-    let added = Capability::Named("CAP_NET_BIND_SERVICE".to_owned());
+    let added = Capability::parse("NET_BIND_SERVICE").unwrap();
     assert_eq!(app.cap_add.as_ref().unwrap()[0].value, added);
     let nofile = app.ulimits.as_ref().unwrap().0.get("nofile").unwrap();
     assert_eq!(

@@ -78,21 +78,7 @@ impl Resolver<'_> {
             .as_ref()
             .and_then(|secrets| secrets.iter().next());
         self.not_yet("secrets", secrets.map(|(name, _)| name.span));
-        self.not_yet("read_only", on(&container.read_only));
         self.not_yet("init", on(&container.init));
-        let caps =
-            |list: &Option<Vec<Spanned<_>>>| list.as_ref().and_then(|l| l.first()).map(|c| c.span);
-        self.not_yet("cap_add", caps(&container.cap_add));
-        self.not_yet("cap_drop", caps(&container.cap_drop));
-        let options = container
-            .security_opt
-            .as_ref()
-            .and_then(|options| options.first());
-        self.not_yet("security_opt", options.map(|option| option.span));
-        self.not_yet(
-            "shm_size",
-            container.shm_size.as_ref().map(|size| size.span),
-        );
         self.not_yet(
             "mem_limit",
             container.mem_limit.as_ref().map(|size| size.span),
@@ -102,15 +88,5 @@ impl Resolver<'_> {
             "pids_limit",
             container.pids_limit.as_ref().map(|count| count.span),
         );
-        let ulimits = container
-            .ulimits
-            .as_ref()
-            .and_then(|limits| limits.0.iter().next());
-        self.not_yet("ulimits", ulimits.map(|(name, _)| name.span));
-        let hosts = container
-            .extra_hosts
-            .as_ref()
-            .and_then(|hosts| hosts.0.first());
-        self.not_yet("extra_hosts", hosts.map(|host| host.span));
     }
 }

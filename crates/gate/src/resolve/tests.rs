@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use smokegate_image::ImageConfig;
+use smokegate_sandbox::{Capability, HostConfig};
 
 use super::*;
 use crate::gate_file::ParseOptions;
@@ -194,5 +195,75 @@ fn what_cannot_be_run_yet_is_refused_with_its_place() {
     assert_eq!(
         unknown,
         "the gate file has no variant `three`; it has one, two"
+    );
+}
+
+#[test]
+fn rights_and_limits_are_replaced_key_by_key_and_services_have_their_own() {
+    const FILE: &str = r#"
+version: 1
+services:
+  db: {image: oci:db, read_only: true, cap_drop: [ALL]}
+app:
+  depends_on: [db]
+  cap_add: [NET_ADMIN]
+  cap_drop: [ALL]
+  security_opt: ["no-new-privileges:true"]
+  read_only: true
+  shm_size: 1m
+  ulimits: {nofile: {soft: 1, hard: -1}, core: 0}
+  extra_hosts: {db.internal: "::1"}
+variants:
+  same:
+  other:
+    cap_add: [cap_chown, KILL]
+    cap_drop: []
+    security_opt: []
+    read_only: false
+    ulimits: {nproc: 9}
+    extra_hosts: []
+"#;
+    let plan = resolved(FILE, &GateRequest::default(), &[]).unwrap();
+    let words = |list: &[Capability]| {
+        let words = list.iter().map(Capability::to_string);
+        words.collect::<Vec<_>>().join(" ")
+    };
+    let limits = |host: &HostConfig| {
+        let limits = host.ulimits.iter();
+        let limits = limits.map(|limit| (limit.name.clone(), limit.soft, limit.hard));
+        limits.collect::<Vec<_>>()
+    };
+    let same = &plan.variants[0].app.host_config;
+    assert_eq!(
+        (words(&same.cap_add), words(&same.cap_drop)),
+        ("NET_ADMIN".into(), "ALL".into())
+    );
+    assert!(same.no_new_privileges && same.read_only);
+    assert_eq!(same.shm_size, Some(1 << 20));
+    assert_eq!(
+        limits(same),
+        [("nofile".into(), 1, u64::MAX), ("core".into(), 0, 0)]
+    );
+    assert_eq!(
+        same.extra_hosts,
+        [("db.internal".to_owned(), "::1".parse().unwrap())]
+    );
+
+    let other = &plan.variants[1].app.host_config;
+    assert_eq!(words(&other.cap_add), "CHOWN KILL");
+    assert_eq!(limits(other), [("nproc".into(), 9, 9)]);
+    let rest = HostConfig {
+        cap_add: Vec::new(),
+        ulimits: Vec::new(),
+        shm_size: None,
+        ..other.clone()
+    };
+    assert_eq!(rest, HostConfig::default());
+
+    let service = &plan.variants[0].services[0].container.host_config;
+    assert!(service.read_only && !service.no_new_privileges);
+    assert_eq!(
+        (words(&service.cap_add), words(&service.cap_drop)),
+        (String::new(), "ALL".into())
     );
 }

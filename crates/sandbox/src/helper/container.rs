@@ -18,12 +18,13 @@ use super::executor::{ExecFailure, Failure, IdMap, Workload};
 use super::id_watch::{IdWatch, Installation, Preparation, ids_of_pod};
 use super::net_ns::{ContainerNetwork, PodNetwork};
 use super::pod::RuntimeLog;
+use super::rights::rights;
 use super::root;
 use crate::error::{HostError, StartError, Step};
 use crate::id_calls::MappedIds;
 use crate::isolation::Isolation;
 use crate::pod::ContainerSpec;
-use crate::runtime_spec::{self, SpecInput, runtime_spec};
+use crate::runtime_spec::{self, DEFAULT_SHM_SIZE, SpecInput, runtime_spec};
 use crate::seccomp::Filter;
 use crate::users::{self, Identity};
 
@@ -62,9 +63,10 @@ impl Container {
         stdio: Stdio,
         isolation: Isolation,
         pod_network: &PodNetwork,
-        filter: &Filter,
         log: &RuntimeLog,
     ) -> Result<Self, StartError> {
+        let host = &spec.host_config;
+        let rights = rights(host, isolation)?;
         let dir = root::container_dir(&spec.name);
         let rootfs = mount_rootfs(&dir, &spec)?;
         let root_fd = open_root(&rootfs)?;
@@ -104,6 +106,7 @@ impl Container {
             Isolation::Root | Isolation::Subuid => (IdMap::AsInPod, true, Vec::new()),
             Isolation::Single => single_id_map(&identity, &spec.user),
         };
+        not_given.extend(rights.not_given);
         let (report_read, report_write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)
             .map_err(|errno| runtime_error("pipe2", errno))?;
         let (prepared, id_watch) = prepare_watch(id_map, &identity)?;
@@ -113,8 +116,11 @@ impl Container {
             identity,
             id_map,
             set_groups,
-            filter: filter.clone(),
             id_watch,
+            filter: Filter::docker_default(rights.bounding),
+            bounding: rights.bounding,
+            ulimits: host.ulimits.clone(),
+            no_new_privileges: host.no_new_privileges,
             report: report_write.as_raw_fd(),
         };
         let bundle = dir.join("bundle");
@@ -130,6 +136,8 @@ impl Container {
             volumes: &volumes,
             net_namespace: &net_namespace,
             has_tty_group: isolation.has_all_ids(),
+            read_only: host.read_only,
+            shm_size: host.shm_size.unwrap_or(DEFAULT_SHM_SIZE),
         })
         .map_err(|error| runtime_error("runtime spec", std::io::Error::other(error)))?;
         runtime
@@ -496,6 +504,9 @@ fn write_files(
     let hostname = &spec.hostname;
     let mut hosts =
         String::from("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n");
+    for (name, address) in &spec.host_config.extra_hosts {
+        hosts.push_str(&format!("{address}\t{name}\n"));
+    }
     for (name, address) in pod_network.hosts() {
         hosts.push_str(&format!("{address}\t{name}\n"));
     }

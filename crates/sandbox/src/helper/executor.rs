@@ -4,6 +4,7 @@
 //! one executor then serves a container's first process and what is exec'd into it later, so that both end
 //! with the same rights. What it cannot do it reports through a pipe that a successful `execve` closes.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ffi::{CString, OsStr};
 use std::io;
@@ -17,13 +18,15 @@ use libcontainer::oci_spec::runtime::Spec;
 use libcontainer::workload::{
     Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError,
 };
-use rustix::process::DumpableBehavior;
+use rustix::io::Errno;
+use rustix::process::{DumpableBehavior, setrlimit};
 use rustix::thread::{CapabilitySet, CapabilitySets, Gid, LinkNameSpaceType, Uid, UnshareFlags};
 use serde::{Deserialize, Serialize};
 
 use super::id_watch::Installation;
 use super::user_ns::{map_single_id, unshare};
 use crate::capabilities;
+use crate::host_config::Ulimit;
 use crate::seccomp::Filter;
 use crate::users::Identity;
 
@@ -48,6 +51,10 @@ pub(super) struct Workload {
     pub(super) filter: Filter,
     /// Set where the id map lacks ids.
     pub(super) id_watch: Option<Installation>,
+    /// The capabilities that were asked for; what of them this process does not have itself it cannot pass on.
+    pub(super) bounding: CapabilitySet,
+    pub(super) ulimits: Vec<Ulimit>,
+    pub(super) no_new_privileges: bool,
     pub(super) args: Vec<String>,
     pub(super) env: Vec<String>,
     /// Where a [`Failure`] is written; close-on-exec.
@@ -94,7 +101,7 @@ impl Workload {
     fn become_program(&self) -> Failure {
         if let Err((call, error)) = self.take_identity() {
             return Failure {
-                call: call.to_owned(),
+                call: call.into_owned(),
                 errno: error.raw_os_error().unwrap_or(0),
                 exec: None,
             };
@@ -103,52 +110,48 @@ impl Workload {
         self.execute()
     }
 
-    fn take_identity(&self) -> Result<(), (&'static str, io::Error)> {
-        match self.id_map {
-            IdMap::AsInPod => {}
-            IdMap::Nested => {
-                unshare(UnshareFlags::NEWUSER).map_err(|e| ("unshare(CLONE_NEWUSER)", e))?;
-                // libcontainer made the process non-dumpable; its own /proc/self/uid_map is then root's.
-                rustix::process::set_dumpable_behavior(DumpableBehavior::Dumpable)
-                    .map_err(|e| ("prctl(PR_SET_DUMPABLE)", e.into()))?;
-                map_single_id((self.identity.uid, 0), (self.identity.gid, 0))?;
-            }
-            IdMap::Joined(fd) => {
-                // SAFETY: opened by the helper before libcontainer cloned this process, closed by execve.
-                let namespace = unsafe { BorrowedFd::borrow_raw(fd) };
-                rustix::thread::move_into_link_name_space(namespace, Some(LinkNameSpaceType::User))
-                    .map_err(|e| ("setns(CLONE_NEWUSER)", e.into()))?;
-            }
-        }
-        let allowed = capabilities::granted().map_err(|e| ("capget", e))?;
+    fn take_identity(&self) -> Result<(), (Cow<'static, str>, io::Error)> {
+        let failed = |call: &'static str| move |errno: Errno| (Cow::from(call), errno.into());
+        self.enter_id_map()
+            .map_err(|(call, error)| (call.into(), error))?;
+        let own = capabilities::own().map_err(|e| ("capget".into(), e))?;
+        let allowed = self.bounding.intersection(own);
         let dropped = CapabilitySet::all().difference(allowed);
         for capability in dropped.iter() {
             match rustix::thread::remove_capability_from_bounding_set(capability) {
                 // A capability that this kernel does not know cannot be regained either.
-                Ok(()) | Err(rustix::io::Errno::INVAL) => {}
-                Err(errno) => return Err(("prctl(PR_CAPBSET_DROP)", errno.into())),
+                Ok(()) | Err(Errno::INVAL) => {}
+                Err(errno) => return Err(failed("prctl(PR_CAPBSET_DROP)")(errno)),
             }
         }
         // Loading without no_new_privs needs CAP_SYS_ADMIN, so it comes before the sets are cut down.
         self.filter
             .load()
-            .map_err(|e| ("seccomp(SECCOMP_SET_MODE_FILTER)", e))?;
+            .map_err(|e| ("seccomp(SECCOMP_SET_MODE_FILTER)".into(), e))?;
+        // As the one who may raise them, where that can be had.
+        for ulimit in &self.ulimits {
+            let set = match ulimit.resource() {
+                Some(resource) => setrlimit(resource, ulimit.rlimit()),
+                None => Err(Errno::INVAL),
+            };
+            set.map_err(|errno| (format!("setrlimit({})", ulimit.name).into(), errno.into()))?;
+        }
         let Identity {
             uid, gid, groups, ..
         } = &self.identity;
         if self.set_groups {
             let groups: Vec<Gid> = groups.iter().copied().map(Gid::from_raw).collect();
-            rustix::thread::set_thread_groups(&groups).map_err(|e| ("setgroups", e.into()))?;
+            rustix::thread::set_thread_groups(&groups).map_err(failed("setgroups"))?;
         }
         let gid = Gid::from_raw(*gid);
-        rustix::thread::set_thread_res_gid(gid, gid, gid).map_err(|e| ("setresgid", e.into()))?;
+        rustix::thread::set_thread_res_gid(gid, gid, gid).map_err(failed("setresgid"))?;
         let id = Uid::from_raw(*uid);
-        rustix::thread::set_thread_res_uid(id, id, id).map_err(|e| ("setresuid", e.into()))?;
+        rustix::thread::set_thread_res_uid(id, id, id).map_err(failed("setresuid"))?;
         // After the ids are set, as nobody would let a stopped call of ours go on yet; before CAP_SYS_ADMIN goes.
         if let Some(watch) = &self.id_watch {
             watch
                 .install()
-                .map_err(|e| ("sendmsg(seccomp listener)", e))?;
+                .map_err(|e| ("sendmsg(seccomp listener)".into(), e))?;
         }
         let own = if *uid == 0 {
             allowed
@@ -160,7 +163,30 @@ impl Workload {
             permitted: own,
             inheritable: CapabilitySet::empty(),
         };
-        rustix::thread::set_capabilities(None, sets).map_err(|e| ("capset", e.into()))
+        rustix::thread::set_capabilities(None, sets).map_err(failed("capset"))?;
+        if self.no_new_privileges {
+            rustix::thread::set_no_new_privs(true).map_err(failed("prctl(PR_SET_NO_NEW_PRIVS)"))?;
+        }
+        Ok(())
+    }
+
+    fn enter_id_map(&self) -> Result<(), (&'static str, io::Error)> {
+        match self.id_map {
+            IdMap::AsInPod => Ok(()),
+            IdMap::Nested => {
+                unshare(UnshareFlags::NEWUSER).map_err(|e| ("unshare(CLONE_NEWUSER)", e))?;
+                // libcontainer made the process non-dumpable; its own /proc/self/uid_map is then root's.
+                rustix::process::set_dumpable_behavior(DumpableBehavior::Dumpable)
+                    .map_err(|e| ("prctl(PR_SET_DUMPABLE)", e.into()))?;
+                map_single_id((self.identity.uid, 0), (self.identity.gid, 0))
+            }
+            IdMap::Joined(fd) => {
+                // SAFETY: opened by the helper before libcontainer cloned this process, closed by execve.
+                let namespace = unsafe { BorrowedFd::borrow_raw(fd) };
+                rustix::thread::move_into_link_name_space(namespace, Some(LinkNameSpaceType::User))
+                    .map_err(|e| ("setns(CLONE_NEWUSER)", e.into()))
+            }
+        }
     }
 
     fn execute(&self) -> Failure {

@@ -18,6 +18,7 @@ mod id_watch;
 mod net_ns;
 mod netlink;
 mod pod;
+mod rights;
 mod root;
 mod store;
 mod user_ns;

@@ -18,7 +18,6 @@ use super::{root, user_ns};
 use crate::error::{HostError, StartError, Step};
 use crate::pod::{ContainerSpec, Delivery, ExecSpec, ExitStatus, PodSpec, Started};
 use crate::protocol::{Answer, Message, Request, RequestBody};
-use crate::seccomp::Filter;
 use crate::wire::Wire;
 
 /// Runs the pod helper; the result is the process's exit code.
@@ -111,13 +110,11 @@ fn first_process(wire: Wire, id: u64, spec: &PodSpec) -> i32 {
     {
         return 0;
     }
-    let filter = Filter::docker_default();
     let mut pod = Pod {
         wire,
         spec,
         network,
         log,
-        filter,
         containers: Vec::new(),
         id_watches: Vec::new(),
         processes: Vec::new(),
@@ -140,7 +137,6 @@ struct Pod<'a> {
     spec: &'a PodSpec,
     network: PodNetwork,
     log: RuntimeLog,
-    filter: Filter,
     containers: Vec<Container>,
     id_watches: Vec<IdWatch>,
     processes: Vec<Process>,
@@ -289,14 +285,7 @@ impl Pod<'_> {
             return missing_descriptors();
         };
         let isolation = self.spec.isolation;
-        let started = Container::start(
-            spec,
-            stdio,
-            isolation,
-            &self.network,
-            &self.filter,
-            &self.log,
-        );
+        let started = Container::start(spec, stdio, isolation, &self.network, &self.log);
         let tracked = started.and_then(|container| {
             self.track(number, container.pid, &container.pidfd)?;
             Ok(container)
