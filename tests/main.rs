@@ -10,6 +10,7 @@ mod failures;
 mod host;
 mod id_refusals;
 mod pods;
+mod probes;
 mod ship;
 mod sources;
 mod subuid;

@@ -3,12 +3,14 @@
 use std::path::Path;
 
 use smokegate_gate::{
-    Decision, Inconclusive, LogTail, Outcome, PlanError, Probe, Reason, RunError, ServiceProblem,
-    VariantVerdict,
+    Decision, HttpProbe, Inconclusive, Instability, LogTail, Outcome, PlanError, Probe,
+    ProbeVerdict, Reason, RunError, Scheme, ServiceProblem, VariantVerdict,
 };
 use smokegate_image::ErrorKind as ImageKind;
 use smokegate_registry::ErrorKind as RegistryKind;
-use smokegate_sandbox::{FillError, HostError, Isolation, Listener, StartError, Step};
+use smokegate_sandbox::{
+    ExitStatus as ProcessStatus, FillError, HostError, Isolation, Listener, StartError, Step,
+};
 
 use crate::exit_code::ExitStatus;
 use crate::printer::{Printer, Tone, harmless};
@@ -119,22 +121,27 @@ impl Failure {
             return failure;
         }
         failure.evidence.extend(verdict.dead_service());
-        let number = match &verdict.decision {
-            Decision::Failed(Reason::NotHealthy { probe, .. }) => *probe,
-            _ => 0,
+        let failed = match &verdict.decision {
+            Decision::Failed(
+                Reason::NotHealthy { probe, .. }
+                | Reason::NotStable {
+                    why: Instability::Probe { probe, .. },
+                    ..
+                },
+            ) => verdict.probes.get(*probe),
+            _ => None,
         };
-        if let Some((probe, last)) = verdict
-            .probes
-            .get(number)
-            .and_then(|probe| Some((probe, probe.attempts.last()?)))
-        {
-            failure.evidence.push(format!(
-                "last of {} attempts, at {:.1} s: {}",
-                probe.attempts.len(),
-                last.at.as_secs_f64(),
-                last.outcome
-            ));
-            failure.quote_answer(&last.outcome);
+        let passed = |probe: &&ProbeVerdict| {
+            let last = probe.attempts.last();
+            last.is_some_and(|last| last.outcome == Outcome::Passed)
+        };
+        let waiting = || verdict.probes.iter().find(|probe| !passed(probe));
+        if let Some(probe) = failed.or_else(waiting).or(verdict.probes.first()) {
+            let told = match &verdict.decision {
+                Decision::Failed(Reason::NotHealthy { last, .. }) => last.as_ref(),
+                _ => None,
+            };
+            failure.tell_attempts(probe, told);
         }
         if verdict.log.total == 0
             && matches!(
@@ -148,6 +155,26 @@ impl Failure {
         }
         failure.quote_log(smokegate_gate::APP, &verdict.log, logs);
         failure
+    }
+
+    /// What a probe saw: the last answer, and before it how long each state lasted.
+    fn tell_attempts(&mut self, probe: &ProbeVerdict, told: Option<&Outcome>) {
+        let newest_first = || probe.attempts.iter().rev();
+        // The last attempt of all may have been cut short by the end of the wait, and is not the one to tell of.
+        let same = told.and_then(|told| newest_first().find(|one| one.outcome == *told));
+        let Some(last) = same.or(probe.attempts.last()) else {
+            return;
+        };
+        if probe.attempts.iter().any(|one| one.outcome != last.outcome) {
+            self.evidence.push(format!("attempts: {}", probe.history()));
+        }
+        self.evidence.push(format!(
+            "last of {} attempts, at {:.1} s: {}",
+            probe.attempts.len(),
+            last.at.as_secs_f64(),
+            last.outcome
+        ));
+        self.quote_answer(&last.outcome);
     }
 
     fn quote_answer(&mut self, outcome: &Outcome) {
@@ -189,7 +216,8 @@ impl Failure {
 
 fn answer_of(outcome: &smokegate_gate::Outcome) -> Vec<String> {
     let text = match outcome {
-        smokegate_gate::Outcome::Status { body, .. } => body,
+        smokegate_gate::Outcome::Status { body, .. }
+        | smokegate_gate::Outcome::WrongBody { body, .. } => body,
         smokegate_gate::Outcome::ExitCode { output, .. }
         | smokegate_gate::Outcome::Unexpected { output, .. } => output,
         _ => return Vec::new(),
@@ -244,6 +272,27 @@ fn hint_of(verdict: &VariantVerdict) -> Option<String> {
             Reason::NotHealthy { probe, last, listening, .. } => {
                 not_healthy_hint(&verdict.probes[*probe].probe, last.as_ref(), listening)
             }
+            Reason::NotStable { .. } => {
+                "it was well at first: its log from then on says what it ran into; `stays_healthy` is how long it must stay so".into()
+            }
+            Reason::Logged(_) => {
+                "correct what it logged, or take the pattern out of `expect: logs_never` if the line is harmless".into()
+            }
+            Reason::Completed { exit, wanted } if exit.status == ProcessStatus::Code(i32::from(*wanted)) => {
+                "with `exit_code`, every probe must pass before the program ends; leave out those that cannot".into()
+            }
+            Reason::Completed { .. } => {
+                "its log says why it ended so; `expect: exit_code` is the code that passes".into()
+            }
+            Reason::StillRunning(_) => {
+                "if it only needs longer, raise --within; a service is judged by probes, without `expect: exit_code`".into()
+            }
+            Reason::NotStopped { waited: None, .. } => {
+                "handle the signal, start the program by `exec` in its script, or put an init such as tini first in ENTRYPOINT".into()
+            }
+            Reason::NotStopped { .. } => {
+                "finish what it does on the signal sooner, name the signal it listens to with STOPSIGNAL, or raise `stops_within`".into()
+            }
         }),
         Decision::Inconclusive(smokegate_gate::Inconclusive::Host(error)) => host_hint(error),
         Decision::Inconclusive(Inconclusive::Service { problem, .. }) => {
@@ -285,28 +334,69 @@ fn service_hint(problem: &ServiceProblem) -> &'static str {
 }
 
 fn not_healthy_hint(probe: &Probe, last: Option<&Outcome>, listening: &[Listener]) -> String {
-    let Probe::Http { port, .. } = probe else {
-        return "the image's HEALTHCHECK decides; --http PATH asks over HTTP instead".into();
+    let port = match probe {
+        Probe::Http(http) => http.port,
+        Probe::Tcp { port } => *port,
+        Probe::Log { .. } => {
+            return "a line is looked at alone, without its line end; if it only comes later, raise `within`".into();
+        }
+        Probe::Exec { .. } => {
+            return "run it in the image by hand; if it only needs longer, raise `within`".into();
+        }
+        Probe::Healthcheck { .. } => {
+            return "the image's HEALTHCHECK decides; --http PATH asks over HTTP instead".into();
+        }
     };
     match last {
-        Some(Outcome::Refused) if listening.iter().any(|l| l.address.port() == *port) => {
+        Some(Outcome::Refused) if listening.iter().any(|l| l.address.port() == port) => {
             "most servers take the address from a flag or variable, such as --host 0.0.0.0 or HOST=0.0.0.0".into()
         }
         Some(Outcome::Refused) => match listening.first() {
             Some(other) => format!("name the port with --publish 18080:{}", other.address.port()),
             None => "if it only needs longer to start, raise --within".into(),
         },
+        Some(Outcome::Status { location: Some(_), .. }) => {
+            "probe the path it leads to, or let the probe's `status` accept the redirect".into()
+        }
         Some(Outcome::Status { status: 500.., .. }) => {
             "the app runs and says itself that it is not well: its log and answer above say why; give it what it misses with --env".into()
         }
         Some(Outcome::Status { .. }) => {
             "if the app answers on another path, name it with --http PATH; only 200 passes".into()
         }
+        Some(Outcome::WrongBody { .. }) => {
+            "its answer is above; the probe's `body` says what it must hold".into()
+        }
+        Some(Outcome::Tls { .. }) => tls_hint(probe),
         Some(Outcome::NotHttp { .. }) => {
             "if the app speaks HTTP on another port, name it with --publish 18080:PORT".into()
         }
+        Some(Outcome::Passed) => "it passes now and then only: its log says what comes between".into(),
         _ => "if it only needs longer, raise --within".into(),
     }
+}
+
+fn tls_hint(probe: &Probe) -> String {
+    let host = match probe {
+        Probe::Http(http) => host_header(http),
+        _ => None,
+    };
+    let name = match host {
+        Some(host) => format!("`{host}`, its `Host` header"),
+        None => "the container's name, or that of a `Host` header".to_owned(),
+    };
+    match probe {
+        Probe::Http(http) if http.scheme == Scheme::Https => format!(
+            "the certificate must be for {name}, from an authority of this host (SSL_CERT_FILE names others); `insecure: true` takes any"
+        ),
+        _ => "if it speaks plain HTTP there, leave `scheme` out".to_owned(),
+    }
+}
+
+fn host_header(http: &HttpProbe) -> Option<&str> {
+    let mut headers = http.headers.iter();
+    let host = headers.find(|(name, _)| name.eq_ignore_ascii_case("host"));
+    host.map(|(_, host)| host.as_str())
 }
 
 /// What to change on a host that refused a step.

@@ -130,7 +130,12 @@ pub(crate) struct VariantRecord {
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct ProbeRecord {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) name: Option<String>,
     pub(crate) probe: String,
+    /// The attempts in one line, what is alike in a row put together.
+    #[serde(default)]
+    pub(crate) attempts_in_short: String,
     pub(crate) attempts: Vec<AttemptRecord>,
 }
 
@@ -146,6 +151,10 @@ pub(crate) struct ServiceRecord {
 pub(crate) struct AttemptRecord {
     pub(crate) at_ms: u64,
     pub(crate) took_ms: u64,
+    /// `passed`, `refused`, `reset`, `timeout`, `tls`, `http_status`, `wrong_body`, `not_http`, `exit_code`,
+    /// `wrong_output`, `log` or `not_run`.
+    #[serde(default)]
+    pub(crate) class: String,
     pub(crate) outcome: String,
 }
 
@@ -399,10 +408,13 @@ fn probe_record(probe: &ProbeVerdict) -> ProbeRecord {
     let attempts = probe.attempts.iter().map(|attempt| AttemptRecord {
         at_ms: millis(attempt.at),
         took_ms: millis(attempt.took),
+        class: attempt.outcome.class().to_owned(),
         outcome: attempt.outcome.to_string(),
     });
     ProbeRecord {
+        name: probe.name.clone(),
         probe: probe.probe.to_string(),
+        attempts_in_short: probe.history(),
         attempts: attempts.collect(),
     }
 }

@@ -1,6 +1,7 @@
 //! One container of a pod: started, asked, stopped, and what is kept of it.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
@@ -10,7 +11,9 @@ use smokegate_sandbox::{
 };
 
 use crate::log_capture::{LogCapture, LogTail};
-use crate::plan::{APP, ContainerPlan, ProbePlan};
+use crate::log_watch::LogWatch;
+use crate::pattern::Pattern;
+use crate::plan::{APP, ContainerPlan, Probe, ProbePlan};
 use crate::probe::{Observation, Outcome, ask, exec};
 use crate::schedule::{GaveUp, Next, Schedule};
 
@@ -24,6 +27,7 @@ const AFTER_PASS: Duration = Duration::from_millis(20);
 pub(crate) struct ContainerRun<'a> {
     pub(crate) plan: &'a ContainerPlan,
     pub(crate) process: Process,
+    pub(crate) watch: Arc<LogWatch>,
     log: LogCapture,
     started: Instant,
 }
@@ -52,6 +56,26 @@ pub(crate) enum Asked {
     Lost(HostError),
 }
 
+/// How the time ended in which a container was to stay healthy.
+pub(crate) enum Stayed {
+    Healthy,
+    /// The probe of this place in the plan failed.
+    Failed(usize, Outcome),
+    Exited(ExitStatus),
+    Lost(HostError),
+}
+
+/// What came of asking a container to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stop {
+    /// It ended, or had ended before.
+    Ended,
+    /// It has no handler for the signal and, as a first process, never saw it.
+    NotSeen,
+    /// It still ran when the time was over.
+    StillRunning,
+}
+
 impl From<Result<ExitStatus, HostError>> for Asked {
     fn from(end: Result<ExitStatus, HostError>) -> Self {
         end.map_or_else(Self::Lost, Self::Exited)
@@ -59,15 +83,18 @@ impl From<Result<ExitStatus, HostError>> for Asked {
 }
 
 impl<'a> ContainerRun<'a> {
+    /// Starts it; no line of its log may match one of `never`.
     pub(crate) async fn start(
         plan: &'a ContainerPlan,
+        never: &[Pattern],
         layers: &[PathBuf],
         sandbox: &Sandbox,
         log_dir: &Path,
     ) -> Result<Self, NotStarted> {
         let file = log_dir.join(format!("{}.log", plan.name));
-        let capture =
-            std::fs::create_dir_all(log_dir).and_then(|()| LogCapture::start(Some(&file)));
+        let watch = LogWatch::of(plan, never);
+        let capture = std::fs::create_dir_all(log_dir)
+            .and_then(|()| LogCapture::start(Some(&file), Arc::clone(&watch)));
         let (log, ends) = match capture {
             Ok(capture) => capture,
             Err(error) => {
@@ -86,6 +113,7 @@ impl<'a> ContainerRun<'a> {
             Ok(process) => Ok(Self {
                 plan,
                 process,
+                watch,
                 log,
                 started,
             }),
@@ -151,19 +179,16 @@ impl<'a> ContainerRun<'a> {
         observe: &(dyn Fn(usize, Observation) + Sync),
     ) -> Option<NotPassed> {
         let mut schedule = Schedule::new(plan.timing.clone());
+        let mut told = None;
         loop {
             let at = self.started.elapsed();
             let timeout = schedule.timeout_at(at);
-            let outcome = ask(&plan.probe, sandbox, &self.plan.name, timeout).await;
+            let outcome = self.ask_once(number, plan, timeout, sandbox, observe).await;
             let now = self.started.elapsed();
-            observe(
-                number,
-                Observation {
-                    at,
-                    took: now - at,
-                    outcome: outcome.clone(),
-                },
-            );
+            // An attempt that the end of the wait cut short says less than the one before.
+            if told.is_none() || timeout == plan.timing.timeout || !outcome.is_timeout() {
+                told = Some(outcome.clone());
+            }
             match schedule.after(at, now, outcome == Outcome::Passed) {
                 Next::Passed => return None,
                 Next::GaveUp(why) => {
@@ -175,11 +200,87 @@ impl<'a> ContainerRun<'a> {
                     return Some(NotPassed {
                         probe: number,
                         why,
-                        last: Some(outcome),
+                        last: told,
                     });
                 }
                 Next::AskAt(at) => tokio::time::sleep_until((self.started + at).into()).await,
             }
+        }
+    }
+
+    async fn ask_once(
+        &self,
+        number: usize,
+        plan: &ProbePlan,
+        timeout: Duration,
+        sandbox: &Sandbox,
+        observe: &(dyn Fn(usize, Observation) + Sync),
+    ) -> Outcome {
+        let at = self.started.elapsed();
+        let outcome = ask(&plan.probe, sandbox, &self.plan.name, &self.watch, timeout).await;
+        let took = self.started.elapsed() - at;
+        observe(
+            number,
+            Observation {
+                at,
+                took,
+                outcome: outcome.clone(),
+            },
+        );
+        outcome
+    }
+
+    /// Goes on asking at each probe's interval for `time`; one failure ends it, as does the end of the process.
+    pub(crate) async fn stay_healthy(
+        &self,
+        time: Duration,
+        sandbox: &Sandbox,
+        observe: &(dyn Fn(usize, Observation) + Sync),
+    ) -> Stayed {
+        let end = Instant::now() + time;
+        // What was in the log stays there.
+        let lasting = |plan: &&ProbePlan| !matches!(plan.probe, Probe::Log { .. });
+        let probes = self.plan.probes.iter().enumerate();
+        let probes = probes.filter(|(_, plan)| lasting(plan));
+        let each = probes.map(async |(number, plan)| {
+            let mut next = Instant::now() + plan.timing.interval;
+            loop {
+                // However long the interval, the last moment is asked about.
+                let at = next.min(end);
+                tokio::time::sleep_until(at.into()).await;
+                let timeout = plan.timing.timeout;
+                let outcome = self.ask_once(number, plan, timeout, sandbox, observe).await;
+                if outcome != Outcome::Passed {
+                    return Some((number, outcome));
+                }
+                if at == end {
+                    return None;
+                }
+                next = (next + plan.timing.interval).max(Instant::now());
+            }
+        });
+        let mut failures: futures_util::stream::FuturesUnordered<_> = each.map(Box::pin).collect();
+        let asking = async {
+            while let Some(answer) = futures_util::StreamExt::next(&mut failures).await {
+                if answer.is_some() {
+                    return answer;
+                }
+            }
+            tokio::time::sleep_until(end.into()).await;
+            None
+        };
+        let mut exited = self.process.clone();
+        let failed = tokio::select! {
+            biased;
+            end = exited.wait() => return end.map_or_else(Stayed::Lost, Stayed::Exited),
+            failed = asking => failed,
+        };
+        let Some((number, outcome)) = failed else {
+            return Stayed::Healthy;
+        };
+        match tokio::time::timeout(AFTER_FAILURE, exited.wait()).await {
+            Ok(end) => end.map_or_else(Stayed::Lost, Stayed::Exited),
+            Err(_) => Stayed::Failed(number, outcome),
         }
     }
 
@@ -192,19 +293,28 @@ impl<'a> ContainerRun<'a> {
         exec(sandbox, spec, None).await
     }
 
-    /// Asks it to end, as `docker stop` does; what is left then is killed with the pod.
+    /// Asks it to end, as `docker stop` does, and gives it `time`; what is left then is killed with the pod.
     ///
     /// A first process that has no handler for the signal never sees it (pid_namespaces(7)): nothing to wait for.
-    pub(crate) async fn stop(&self, sandbox: &Sandbox) {
+    pub(crate) async fn stop(&self, sandbox: &Sandbox, time: Duration) -> Stop {
         let mut process = self.process.clone();
-        if process.exit_status().is_none()
-            && matches!(
-                sandbox.signal(&self.plan.name, self.plan.stop_signal).await,
-                Ok(Delivery::Handled)
-            )
-        {
-            let _ = tokio::time::timeout(self.plan.stop_grace_period, process.wait()).await;
+        if process.exit_status().is_some() {
+            return Stop::Ended;
         }
+        match sandbox.signal(&self.plan.name, self.plan.stop_signal).await {
+            Ok(Delivery::Handled) => {
+                let ended = tokio::time::timeout(time, process.wait()).await;
+                ended.map_or(Stop::StillRunning, |_| Stop::Ended)
+            }
+            Ok(Delivery::Ignored) => Stop::NotSeen,
+            // It, or the whole pod, is gone.
+            Err(_) => Stop::Ended,
+        }
+    }
+
+    /// After its end: waits until its log is read to the end, so that the watch has seen every line.
+    pub(crate) async fn log_is_read(&self) {
+        self.log.is_read().await;
     }
 
     /// Its last lines, once nothing of it runs any more.

@@ -107,6 +107,7 @@ pub(crate) fn healthcheck_probe(
     };
     let timing = healthcheck_timing(healthcheck, within);
     ProbePlan {
+        name: None,
         probe: Probe::Healthcheck { args },
         timing,
     }
@@ -136,6 +137,7 @@ fn healthcheck_timing(healthcheck: &Healthcheck, within: Duration) -> Timing {
                 .unwrap_or(HEALTHCHECK_RETRIES),
             start_period: healthcheck.start_period.unwrap_or_default(),
         }),
+        successes: 1,
     }
 }
 

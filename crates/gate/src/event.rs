@@ -1,6 +1,6 @@
 //! Everything that happens in a run, in order: the one stream that every report reads.
 
-use crate::plan::Probe;
+use crate::plan::ProbePlan;
 use crate::probe::Observation;
 use crate::verdict::{PublishedPort, VariantVerdict};
 
@@ -27,7 +27,7 @@ pub enum Event {
         /// Ports on the host.
         ports: Vec<PublishedPort>,
         /// What will be asked.
-        probes: Vec<Probe>,
+        probes: Vec<ProbePlan>,
     },
     /// A service is ready, or will not be.
     Service {

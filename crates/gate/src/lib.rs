@@ -9,7 +9,10 @@ mod container_run;
 mod draft;
 mod event;
 pub mod gate_file;
+mod http_probe;
 mod log_capture;
+mod log_watch;
+mod pattern;
 mod plan;
 mod port;
 mod port_map;
@@ -24,15 +27,21 @@ mod verdict;
 
 pub use clearance::{Blocked, Cleared};
 pub use event::Event;
+pub use http_probe::{BodyCheck, HttpProbe, Scheme};
 pub use log_capture::{LogLine, LogTail, Stream};
-pub use plan::{APP, ContainerPlan, GatePlan, Probe, ProbePlan, ServicePlan, VariantPlan};
+pub use log_watch::Offence;
+pub use pattern::Pattern;
+pub use plan::{
+    APP, Completion, ContainerPlan, ExpectPlan, GatePlan, Probe, ProbePlan, ServicePlan,
+    VariantPlan,
+};
 pub use port::{HostPort, PortMap, PortMapError};
-pub use probe::{Observation, Outcome};
+pub use probe::{Observation, Outcome, history};
 pub use request::{GateRequest, PlanError, plan};
 pub use resolve::{ResolveError, ResolveInput, resolve, service_images};
 pub use runner::{RunEnvironment, RunError, run};
 pub use schedule::{GaveUp, Next, Schedule, Timing};
 pub use verdict::{
-    Decision, ExitReason, Inconclusive, ProbeVerdict, PublishedPort, Reason, ServiceProblem,
-    ServiceVerdict, Timings, VariantVerdict, Verdict,
+    Decision, ExitReason, Inconclusive, Instability, ProbeVerdict, PublishedPort, Reason,
+    ServiceProblem, ServiceVerdict, Timings, VariantVerdict, Verdict,
 };

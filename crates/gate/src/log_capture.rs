@@ -10,7 +10,10 @@ use std::time::{Duration, Instant};
 
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
+
+use crate::log_watch::LogWatch;
 
 /// Lines kept for reports.
 const TAIL_LINES: usize = 400;
@@ -54,13 +57,19 @@ pub struct LogTail {
 pub(crate) struct LogCapture {
     shared: Arc<Mutex<Lines>>,
     readers: JoinSet<()>,
+    /// How many of the pipes are read to their end.
+    ended: watch::Sender<usize>,
 }
+
+/// Standard output and error.
+const PIPES: usize = 2;
 
 struct Lines {
     tail: VecDeque<LogLine>,
     total: u64,
     file: Option<BufWriter<File>>,
     written: u64,
+    watch: Arc<LogWatch>,
 }
 
 /// The ends of the pipes that become a container's standard output and error.
@@ -70,8 +79,11 @@ pub(crate) struct WriteEnds {
 }
 
 impl LogCapture {
-    /// Makes the pipes and starts reading. Without `file` only the tail is kept.
-    pub(crate) fn start(file: Option<&Path>) -> io::Result<(Self, WriteEnds)> {
+    /// Makes the pipes and starts reading. Without `file` only the tail is kept. `watch` sees every line.
+    pub(crate) fn start(
+        file: Option<&Path>,
+        watch: Arc<LogWatch>,
+    ) -> io::Result<(Self, WriteEnds)> {
         let started = Instant::now();
         let file = file.map(File::create).transpose()?.map(BufWriter::new);
         let lines = Lines {
@@ -79,19 +91,36 @@ impl LogCapture {
             total: 0,
             file,
             written: 0,
+            watch,
         };
         let shared = Arc::new(Mutex::new(lines));
         let mut readers = JoinSet::new();
+        let ended = watch::channel(0).0;
         let mut write_end = |stream| -> io::Result<OwnedFd> {
             let (sender, receiver) = pipe::pipe()?;
-            readers.spawn(read_lines(receiver, stream, started, Arc::clone(&shared)));
+            let (shared, ended) = (Arc::clone(&shared), ended.clone());
+            readers.spawn(async move {
+                read_lines(receiver, stream, started, shared).await;
+                ended.send_modify(|ended| *ended += 1);
+            });
             sender.into_blocking_fd()
         };
         let ends = WriteEnds {
             stdout: write_end(Stream::Stdout)?,
             stderr: write_end(Stream::Stderr)?,
         };
-        Ok((Self { shared, readers }, ends))
+        let capture = Self {
+            shared,
+            readers,
+            ended,
+        };
+        Ok((capture, ends))
+    }
+
+    /// Waits until both pipes are read to their end, or for as long as an end is waited for.
+    pub(crate) async fn is_read(&self) {
+        let mut ended = self.ended.subscribe();
+        let _ = tokio::time::timeout(DRAIN, ended.wait_for(|ended| *ended == PIPES)).await;
     }
 
     /// Waits for the last lines of a process that ended, then gives the tail.
@@ -167,7 +196,9 @@ impl Lines {
         if self.tail.len() == TAIL_LINES {
             self.tail.pop_front();
         }
-        self.tail.push_back(LogLine { at, stream, text });
+        let line = LogLine { at, stream, text };
+        self.watch.see(&line);
+        self.tail.push_back(line);
     }
 }
 
@@ -179,7 +210,7 @@ mod tests {
     async fn every_line_is_kept_in_order_and_the_last_needs_no_line_end() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("app.log");
-        let (capture, ends) = LogCapture::start(Some(&path)).unwrap();
+        let (capture, ends) = LogCapture::start(Some(&path), LogWatch::none()).unwrap();
         let writer = std::thread::spawn(move || {
             let mut stdout = File::from(ends.stdout);
             for number in 0..5_000 {
@@ -205,7 +236,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_endless_line_is_cut() {
-        let (capture, ends) = LogCapture::start(None).unwrap();
+        let (capture, ends) = LogCapture::start(None, LogWatch::none()).unwrap();
         drop(ends.stderr);
         let writer = std::thread::spawn(move || {
             File::from(ends.stdout)

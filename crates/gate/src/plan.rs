@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use smokegate_sandbox::HostConfig;
 
+use crate::http_probe::HttpProbe;
+use crate::pattern::Pattern;
 use crate::port::PortMap;
 use crate::schedule::Timing;
 
@@ -30,6 +32,30 @@ pub struct VariantPlan {
     pub app: ContainerPlan,
     /// Ports of the app on the host.
     pub ports: Vec<PortMap>,
+    /// What must hold of the app besides its probes.
+    pub expect: ExpectPlan,
+}
+
+/// What must hold of an app besides its probes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ExpectPlan {
+    /// How long every probe must go on to pass after all have passed.
+    pub stays_healthy: Option<Duration>,
+    /// What no line of its log may match, from its start to its end.
+    pub logs_never: Vec<Pattern>,
+    /// The time in which it must end after its stop signal.
+    pub stops_within: Option<Duration>,
+    /// It is no service: it must end by itself.
+    pub completion: Option<Completion>,
+}
+
+/// How an app that is no service must end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Completion {
+    /// With this exit code.
+    pub exit_code: u8,
+    /// In this time from its start.
+    pub within: Duration,
 }
 
 /// A container beside the app, started and ready before it.
@@ -79,6 +105,8 @@ pub struct ContainerPlan {
 /// A probe and when it is asked.
 #[derive(Clone, Debug)]
 pub struct ProbePlan {
+    /// What it is called in reports, where it was given a name.
+    pub name: Option<String>,
     /// What is asked.
     pub probe: Probe,
     /// When.
@@ -89,14 +117,7 @@ pub struct ProbePlan {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Probe {
     /// An HTTP request from outside the container.
-    Http {
-        /// Container port.
-        port: u16,
-        /// Path with query, from `/`.
-        path: String,
-        /// Status codes that pass.
-        status: Vec<std::ops::RangeInclusive<u16>>,
-    },
+    Http(Box<HttpProbe>),
     /// A connection that is accepted.
     Tcp {
         /// Container port.
@@ -109,6 +130,13 @@ pub enum Probe {
         /// Text that its output must contain.
         expect: Option<String>,
     },
+    /// Lines that the container writes to its standard output or error.
+    Log {
+        /// What a line must match.
+        pattern: Pattern,
+        /// How many such lines there must be.
+        count: u32,
+    },
     /// The image's own health check.
     Healthcheck {
         /// The argument vector.
@@ -119,10 +147,15 @@ pub enum Probe {
 impl Probe {
     /// GET that must answer 200.
     pub fn get(port: u16, path: impl Into<String>) -> Self {
-        Self::Http {
-            port,
-            path: path.into(),
-            status: vec![200..=200],
+        Self::Http(Box::new(HttpProbe::get(port, path)))
+    }
+}
+
+impl std::fmt::Display for ProbePlan {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.name {
+            Some(name) => write!(f, "`{name}` ({})", self.probe),
+            None => write!(f, "{}", self.probe),
         }
     }
 }
@@ -130,9 +163,13 @@ impl Probe {
 impl std::fmt::Display for Probe {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Http { port, path, .. } => write!(f, "GET {path} on port {port}"),
+            Self::Http(http) => write!(f, "{http}"),
             Self::Tcp { port } => write!(f, "a TCP connection to port {port}"),
             Self::Exec { args, .. } => write!(f, "exec `{}`", args.join(" ")),
+            Self::Log { pattern, count: 1 } => write!(f, "a log line that matches `{pattern}`"),
+            Self::Log { pattern, count } => {
+                write!(f, "{count} log lines that match `{pattern}`")
+            }
             Self::Healthcheck { args } => write!(f, "HEALTHCHECK `{}`", args.join(" ")),
         }
     }

@@ -8,7 +8,7 @@ use crate::draft::{
     DEFAULT_INTERVAL, DEFAULT_TIMEOUT, DEFAULT_WITHIN, Draft, FIRST_DELAY, default_port,
     exposed_port, healthcheck_probe, merge_env,
 };
-use crate::plan::{GatePlan, Probe, ProbePlan, VariantPlan};
+use crate::plan::{ExpectPlan, GatePlan, Probe, ProbePlan, VariantPlan};
 use crate::port::{HostPort, PortMap};
 use crate::schedule::Timing;
 
@@ -94,6 +94,7 @@ pub fn plan(request: &GateRequest, config: &ImageConfig) -> Result<GatePlan, Pla
         services: Vec::new(),
         app,
         ports,
+        expect: ExpectPlan::default(),
     };
     Ok(GatePlan {
         variants: vec![variant],
@@ -144,7 +145,9 @@ pub(crate) fn default_probe(
     let path = match (&request.http, &config.healthcheck) {
         (Some(path), _) => path.as_str(),
         (None, Some(healthcheck)) if healthcheck.test != HealthcheckTest::None => {
-            return Ok(healthcheck_probe(config, healthcheck, within));
+            let mut probe = healthcheck_probe(config, healthcheck, within);
+            probe.timing.interval = request.interval.unwrap_or(probe.timing.interval);
+            return Ok(probe);
         }
         _ => "/healthz",
     };
@@ -158,8 +161,10 @@ pub(crate) fn default_probe(
         timeout: DEFAULT_TIMEOUT,
         within,
         retries: None,
+        successes: 1,
     };
     Ok(ProbePlan {
+        name: None,
         probe: Probe::get(port, path),
         timing,
     })

@@ -16,10 +16,13 @@ use crate::draft::{
     exposed_port, healthcheck_probe, merge_env,
 };
 use crate::gate_file::{
-    Container, Diagnostic, GateFile, GateFileError, HttpQuestion, ProbeSpec, Question, Service,
-    ServiceImage, Source, Span, Spanned, Variant,
+    BodyCheck as BodyKeys, Container, Diagnostic, GateFile, GateFileError, HttpQuestion, ProbeSpec,
+    Question, Service, ServiceImage, Source, Span, Spanned, Variant,
 };
-use crate::plan::{ContainerPlan, GatePlan, Probe, ProbePlan, ServicePlan, VariantPlan};
+use crate::http_probe::{BodyCheck, HttpProbe, Scheme};
+use crate::plan::{
+    Completion, ContainerPlan, ExpectPlan, GatePlan, Probe, ProbePlan, ServicePlan, VariantPlan,
+};
 use crate::port::{HostPort, PortMap};
 use crate::request::{GateRequest, PlanError, default_probe, published};
 use crate::schedule::{Retries, Timing};
@@ -173,11 +176,13 @@ impl Resolver<'_> {
             services.push(self.service(name, service, variant)?);
         }
         let (app, ports) = self.app(variant, is_first)?;
+        let expect = self.expect(variant, &app);
         Ok(VariantPlan {
             name: name.to_owned(),
             services,
             app,
             ports,
+            expect,
         })
     }
 
@@ -273,7 +278,11 @@ impl Resolver<'_> {
             .flatten()
             .flat_map(|c| c.probes.iter().flatten());
         let specs: Vec<&ProbeSpec> = specs.collect();
-        if request.http.is_some() || specs.is_empty() {
+        let expect = variant.and_then(|variant| variant.expect.as_ref());
+        let completes = expect.is_some_and(|expect| expect.exit_code.is_some());
+        if completes && specs.is_empty() && request.http.is_none() {
+            // Its end is the answer.
+        } else if request.http.is_some() || specs.is_empty() {
             let port = match port {
                 Some(port) => port,
                 None => exposed_port(config)?,
@@ -375,6 +384,24 @@ impl Resolver<'_> {
         plan.env = merge_env(&plan.env, &set.collect::<Vec<_>>());
     }
 
+    fn expect(&self, variant: Option<&Variant>, app: &ContainerPlan) -> ExpectPlan {
+        let Some(expect) = variant.and_then(|variant| variant.expect.as_ref()) else {
+            return ExpectPlan::default();
+        };
+        let longest = app.probes.iter().map(|probe| probe.timing.within).max();
+        let within = self.input.request.within.or(longest);
+        let patterns = expect.logs_never.iter().flatten();
+        ExpectPlan {
+            stays_healthy: expect.stays_healthy.as_ref().map(|time| time.value),
+            logs_never: patterns.map(|never| never.value.clone().into()).collect(),
+            stops_within: expect.stops_within.as_ref().map(|time| time.value),
+            completion: expect.exit_code.as_ref().map(|code| Completion {
+                exit_code: code.0,
+                within: within.unwrap_or(DEFAULT_WITHIN),
+            }),
+        }
+    }
+
     fn probe(
         &mut self,
         spec: &ProbeSpec,
@@ -382,37 +409,26 @@ impl Resolver<'_> {
         port: Option<u16>,
         within: Duration,
     ) -> Option<ProbePlan> {
-        self.not_yet(
-            "successes",
-            spec.successes.as_ref().filter(|s| s.0 > 1).map(|s| s.span),
-        );
-        let within = spec.within.as_ref().map_or(within, |within| within.value);
-        let timing = Timing {
-            interval: spec
-                .interval
-                .as_ref()
-                .map_or(DEFAULT_INTERVAL, |interval| interval.value),
+        let defaults = Timing {
+            interval: DEFAULT_INTERVAL,
             first_delay: FIRST_DELAY,
-            timeout: spec
-                .timeout
-                .as_ref()
-                .map_or(DEFAULT_TIMEOUT, |timeout| timeout.value),
+            timeout: DEFAULT_TIMEOUT,
             within,
-            retries: spec.retries.as_ref().map(|retries| Retries {
-                count: retries.0,
-                start_period: spec.start_period.as_ref().map_or(Duration::ZERO, |p| p.0),
-            }),
+            retries: None,
+            successes: 1,
         };
-        let probe = match &spec.question {
-            Question::Http(http) => self.http(http, port, spec.span)?,
-            Question::Tcp(port) => Probe::Tcp { port: port.0 },
-            Question::Exec { command, expect } => Probe::Exec {
-                args: command.args.clone(),
-                expect: expect.as_ref().map(|expect| expect.value.clone()),
-            },
-            Question::Log { regex, .. } => {
-                self.not_yet("log", Some(regex.span));
-                return None;
+        let (probe, defaults) = match &spec.question {
+            Question::Http(http) => (self.http(http, port, spec.span)?, defaults),
+            Question::Tcp(port) => (Probe::Tcp { port: port.0 }, defaults),
+            Question::Exec { command, expect } => {
+                let expect = expect.as_ref().map(|expect| expect.value.clone());
+                let args = command.args.clone();
+                (Probe::Exec { args, expect }, defaults)
+            }
+            Question::Log { regex, count } => {
+                let pattern = regex.value.clone().into();
+                let count = count.as_ref().map_or(1, |count| count.0);
+                (Probe::Log { pattern, count }, defaults)
             }
             Question::Healthcheck => {
                 let Some(healthcheck) = healthcheck(config) else {
@@ -420,23 +436,19 @@ impl Resolver<'_> {
                     self.problem(spec.span, "the image has no HEALTHCHECK", hint);
                     return None;
                 };
-                return Some(healthcheck_probe(config, healthcheck, within));
+                let plan = healthcheck_probe(config, healthcheck, within);
+                (plan.probe, plan.timing)
             }
         };
-        Some(ProbePlan { probe, timing })
+        Some(ProbePlan {
+            name: spec.name.as_ref().map(|name| name.value.clone()),
+            probe,
+            timing: laid_over(defaults, spec),
+        })
     }
 
     fn http(&mut self, http: &HttpQuestion, port: Option<u16>, span: Span) -> Option<Probe> {
-        use crate::gate_file::Scheme;
-        let method = http.method.as_ref().filter(|method| method.0 != "GET");
-        self.not_yet("method", method.map(|method| method.span));
-        let https = http
-            .scheme
-            .as_ref()
-            .filter(|scheme| scheme.value == Scheme::Https);
-        self.not_yet("scheme: https", https.map(|scheme| scheme.span));
-        self.not_yet("headers", http.headers.as_ref().map(|_| span));
-        self.not_yet("body", http.body.as_ref().map(|_| span));
+        use crate::gate_file::Scheme as Written;
         let Some(port) = http.port.as_ref().map(|port| port.0).or(port) else {
             let hint = Some("for example `http: {port: 8080, path: /healthz}`");
             self.problem(
@@ -446,17 +458,75 @@ impl Resolver<'_> {
             );
             return None;
         };
-        Some(Probe::Http {
-            port,
-            path: http
-                .path
-                .as_ref()
-                .map_or_else(|| "/healthz".to_owned(), |path| path.0.clone()),
-            status: http
-                .status
-                .as_ref()
-                .map_or_else(|| vec![200..=200], |set| set.0.clone()),
-        })
+        let written = http.scheme.as_ref().map(|scheme| scheme.value);
+        let insecure = http.insecure.as_ref().filter(|insecure| insecure.value);
+        let scheme = match (written, insecure) {
+            (Some(Written::Https), Some(_)) => Scheme::HttpsInsecure,
+            (Some(Written::Https), None) => Scheme::Https,
+            (_, Some(insecure)) => {
+                let hint = Some("add `scheme: https`, or leave `insecure` out");
+                self.problem(insecure.span, "HTTP has no certificate to accept", hint);
+                Scheme::Http
+            }
+            (_, None) => Scheme::Http,
+        };
+        let mut probe = HttpProbe::get(port, "/healthz");
+        probe.scheme = scheme;
+        if let Some(path) = &http.path {
+            probe.path.clone_from(&path.0);
+        }
+        if let Some(method) = &http.method {
+            probe.method.clone_from(&method.0);
+        }
+        if let Some(status) = &http.status {
+            probe.status.clone_from(&status.0);
+        }
+        for (name, value) in http.headers.iter().flat_map(|headers| &headers.0) {
+            probe
+                .headers
+                .push((name.value.clone(), value.value.clone()));
+        }
+        if let Some(body) = &http.body {
+            probe.body = body_checks(body);
+        }
+        Some(Probe::Http(Box::new(probe)))
+    }
+}
+
+fn body_checks(body: &BodyKeys) -> Vec<BodyCheck> {
+    let contains = body.contains.iter();
+    let contains = contains.map(|text| BodyCheck::Contains(text.value.clone()));
+    let regex = body.regex.iter();
+    let regex = regex.map(|regex| BodyCheck::Matches(regex.value.clone().into()));
+    let json = body.json.iter().flat_map(|checks| &checks.0);
+    let json = json.map(|check| BodyCheck::Json {
+        pointer: check.pointer.value.clone(),
+        equals: check.equals.clone(),
+    });
+    contains.chain(regex).chain(json).collect()
+}
+
+/// What a probe says of its times, over what it has else.
+fn laid_over(defaults: Timing, spec: &ProbeSpec) -> Timing {
+    let or = |written: &Option<Spanned<Duration>>, default| {
+        written.as_ref().map_or(default, |written| written.value)
+    };
+    let start_period = spec.start_period.as_ref().map(|period| period.0);
+    let known = defaults.retries.as_ref();
+    let retries = spec.retries.as_ref().map(|retries| retries.0);
+    let retries = retries.or(known.map(|known| known.count));
+    Timing {
+        interval: or(&spec.interval, defaults.interval),
+        first_delay: defaults.first_delay,
+        timeout: or(&spec.timeout, defaults.timeout),
+        within: or(&spec.within, defaults.within),
+        retries: retries.map(|count| Retries {
+            count,
+            start_period: start_period
+                .or(known.map(|known| known.start_period))
+                .unwrap_or_default(),
+        }),
+        successes: spec.successes.as_ref().map_or(1, |count| count.0),
     }
 }
 

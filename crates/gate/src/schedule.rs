@@ -18,6 +18,8 @@ pub struct Timing {
     pub within: Duration,
     /// Failures in a row that end the wait early, as HEALTHCHECK's `retries` does.
     pub retries: Option<Retries>,
+    /// Successes in a row that pass; 0 counts as 1.
+    pub successes: u32,
 }
 
 /// HEALTHCHECK's rule for failures: Docker would have asked once per interval after the start period, so
@@ -56,6 +58,7 @@ pub struct Schedule {
     timing: Timing,
     delay: Duration,
     failures: u32,
+    successes: u32,
     next_counted: Duration,
 }
 
@@ -70,6 +73,7 @@ impl Schedule {
         Self {
             delay: timing.first_delay.min(timing.interval),
             failures: 0,
+            successes: 0,
             next_counted,
             timing,
         }
@@ -78,8 +82,17 @@ impl Schedule {
     /// What follows an attempt that began at `began` and ended at `now`.
     pub fn after(&mut self, began: Duration, now: Duration, success: bool) -> Next {
         if success {
-            return Next::Passed;
+            self.successes += 1;
+            if self.successes >= self.timing.successes {
+                return Next::Passed;
+            }
+            // As in Docker, the first success ends the start period. What is wanted several times in a row is wanted
+            // at the interval: attempts that are milliseconds apart would prove nothing more than one.
+            self.failures = 0;
+            self.next_counted = self.next_counted.min(now);
+            return self.ask_at(began.saturating_add(self.timing.interval).max(now));
         }
+        self.successes = 0;
         if let Some(retries) = &self.timing.retries
             && now >= self.next_counted
         {
@@ -91,11 +104,20 @@ impl Schedule {
         }
         let at = began.saturating_add(self.delay).max(now);
         self.delay = self.delay.saturating_mul(2).min(self.timing.interval);
+        self.ask_at(at)
+    }
+
+    fn ask_at(&self, at: Duration) -> Next {
         if at >= self.timing.within {
             Next::GaveUp(GaveUp::Within)
         } else {
             Next::AskAt(at)
         }
+    }
+
+    /// How many attempts in a row have passed by now.
+    pub fn successes(&self) -> u32 {
+        self.successes
     }
 
     /// How long an attempt that begins at `now` may take.
@@ -119,6 +141,7 @@ mod tests {
             timeout: Duration::from_secs(2),
             within: Duration::from_secs(120),
             retries,
+            successes: 1,
         }
     }
 
@@ -164,6 +187,49 @@ mod tests {
         );
     }
 
+    #[test]
+    fn successes_are_counted_in_a_row_and_at_the_interval() {
+        let three = Timing {
+            successes: 3,
+            ..timing(None)
+        };
+        let mut schedule = Schedule::new(three);
+        let mut now = Duration::ZERO;
+        let mut asked = Vec::new();
+        for success in [true, true, false, true, true, true] {
+            asked.push(now.as_millis());
+            match schedule.after(now, now, success) {
+                Next::AskAt(at) => now = at,
+                next => assert_eq!(next, Next::Passed),
+            }
+        }
+        // The failure at 4 s is asked about again at once, as any first failure is.
+        assert_eq!(asked, [0, 2_000, 4_000, 4_010, 6_010, 8_010]);
+    }
+
+    #[test]
+    fn a_success_ends_the_start_period() {
+        let retries = Retries {
+            count: 1,
+            start_period: Duration::from_secs(60),
+        };
+        let mut schedule = Schedule::new(Timing {
+            successes: 2,
+            ..timing(Some(retries))
+        });
+        let second = Duration::from_secs(1);
+        assert!(matches!(
+            schedule.after(second, second, false),
+            Next::AskAt(_)
+        ));
+        assert!(matches!(
+            schedule.after(second * 2, second * 2, true),
+            Next::AskAt(_)
+        ));
+        let after = schedule.after(second * 4, second * 4, false);
+        assert_eq!(after, Next::GaveUp(GaveUp::Retries));
+    }
+
     proptest! {
         #[test]
         fn the_wait_is_bounded_and_success_always_passes(
@@ -176,6 +242,7 @@ mod tests {
                 timeout: Duration::from_millis(timeout),
                 within: Duration::from_millis(within),
                 retries: retries.map(|count| Retries { count, start_period: Duration::ZERO }),
+                successes: 1,
             };
             let (asked, end, _) = run_failing(timing.clone(), Duration::from_millis(cost));
             prop_assert!(end <= timing.within);

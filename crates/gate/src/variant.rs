@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use futures_util::future::join_all;
@@ -13,16 +13,17 @@ use smokegate_sandbox::{
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::watch;
 
-use crate::container_run::{Asked, ContainerRun, NotStarted};
+use crate::container_run::{Asked, ContainerRun, NotStarted, Stayed, Stop};
 use crate::event::Event;
 use crate::log_capture::LogTail;
-use crate::plan::{APP, ServicePlan, VariantPlan};
+use crate::pattern::Pattern;
+use crate::plan::{APP, Completion, ContainerPlan, Probe, ServicePlan, VariantPlan};
 use crate::port_map::BoundPorts;
 use crate::probe::{Observation, Outcome};
 use crate::runner::RunEnvironment;
 use crate::verdict::{
-    Decision, ExitReason, Inconclusive, ProbeVerdict, Reason, ServiceProblem, ServiceVerdict,
-    Timings, VariantVerdict,
+    Decision, ExitReason, Inconclusive, Instability, ProbeVerdict, Reason, ServiceProblem,
+    ServiceVerdict, Timings, VariantVerdict,
 };
 
 /// A variant that is about to run.
@@ -49,13 +50,7 @@ impl<'a> Variant<'a> {
         let mut verdict = VariantVerdict {
             name: self.plan.name.clone(),
             decision: Decision::Passed,
-            probes: self
-                .plan
-                .app
-                .probes
-                .iter()
-                .map(|p| ProbeVerdict::new(&p.probe))
-                .collect(),
+            probes: self.plan.app.probes.iter().map(ProbeVerdict::new).collect(),
             exit: None,
             ports: Vec::new(),
             log: LogTail::default(),
@@ -146,7 +141,8 @@ impl<'a> Variant<'a> {
             }
             None => {
                 let starting = Instant::now();
-                match self.start_container(&self.plan.app, &sandbox).await {
+                let never = &self.plan.expect.logs_never;
+                match self.start_container(&self.plan.app, never, &sandbox).await {
                     Err(NotStarted { error, log }) => {
                         verdict.decision = start_decision(error, level);
                         verdict.log = log;
@@ -159,13 +155,7 @@ impl<'a> Variant<'a> {
                             variant: self.plan.name.clone(),
                             args: self.plan.app.args.clone(),
                             ports: verdict.ports.clone(),
-                            probes: self
-                                .plan
-                                .app
-                                .probes
-                                .iter()
-                                .map(|p| p.probe.clone())
-                                .collect(),
+                            probes: self.plan.app.probes.clone(),
                         });
                         self.judge(&app, &sandbox, verdict).await;
                         if let (Decision::Failed(_), Some(refusal)) =
@@ -176,7 +166,7 @@ impl<'a> Variant<'a> {
                                 level, None, refusal, &failure,
                             ));
                         }
-                        app.stop(&sandbox).await;
+                        self.stop(&app, &sandbox, verdict).await;
                         forwarding.shutdown().await;
                         app_log = Some(app);
                     }
@@ -204,7 +194,11 @@ impl<'a> Variant<'a> {
         // other variants must not wait with it.
         let _ = tokio::task::spawn_blocking(move || drop(sandbox)).await;
         if let Some(app) = app_log {
+            let watch = Arc::clone(&app.watch);
             verdict.log = app.finish().await;
+            if let (true, Some(offence)) = (verdict.decision.passed(), watch.offence()) {
+                verdict.decision = Decision::Failed(Reason::Logged(offence));
+            }
         }
         for (service, exit) in services.into_iter().zip(ended) {
             let log = match service.run {
@@ -227,11 +221,13 @@ impl<'a> Variant<'a> {
 
     async fn start_container<'b>(
         &self,
-        plan: &'b crate::plan::ContainerPlan,
+        plan: &'b ContainerPlan,
+        never: &[Pattern],
         sandbox: &Sandbox,
     ) -> Result<ContainerRun<'b>, NotStarted> {
         let log_dir = self.environment.log_dir.join(&self.plan.name);
-        ContainerRun::start(plan, &self.layers[plan.image], sandbox, &log_dir).await
+        let layers = &self.layers[plan.image];
+        ContainerRun::start(plan, never, layers, sandbox, &log_dir).await
     }
 
     /// Starts all services, each as soon as those it depends on are ready. When one fails, those that wait for it
@@ -276,7 +272,7 @@ impl<'a> Variant<'a> {
     }
 
     async fn start_service(&self, service: &'a ServicePlan, sandbox: &Sandbox) -> ServiceRun<'a> {
-        let run = match self.start_container(&service.container, sandbox).await {
+        let run = match self.start_container(&service.container, &[], sandbox).await {
             Ok(run) => run,
             Err(NotStarted { error, log }) => {
                 let problem = Some(ServiceProblem::NotStarted(error));
@@ -368,9 +364,19 @@ impl<'a> Variant<'a> {
             });
             attempts.lock().unwrap_or_else(PoisonError::into_inner)[number].push(observation);
         };
-        let asked = app.ask_all(sandbox, &observe).await;
-        let after = app.age();
-        verdict.timings.probe = Some(after);
+        let judged = async {
+            match self.plan.expect.completion {
+                Some(completion) => self.complete(app, completion, sandbox, &observe).await,
+                None => self.serve(app, sandbox, &observe).await,
+            }
+        };
+        let decision = tokio::select! {
+            biased;
+            decision = judged => decision,
+            offence = app.watch.wait_for_offence() => Decision::Failed(Reason::Logged(offence)),
+        };
+        verdict.decision = decision;
+        verdict.timings.probe = Some(app.age());
         verdict.exit = app.process.exit_status();
         let attempts = attempts
             .into_inner()
@@ -378,7 +384,100 @@ impl<'a> Variant<'a> {
         for (probe, attempts) in verdict.probes.iter_mut().zip(attempts) {
             probe.attempts = attempts;
         }
-        verdict.decision = match asked {
+    }
+
+    /// Judges an app that is to keep running.
+    async fn serve(
+        &self,
+        app: &ContainerRun<'_>,
+        sandbox: &Sandbox,
+        observe: &(dyn Fn(usize, Observation) + Sync),
+    ) -> Decision {
+        let asked = app.ask_all(sandbox, observe).await;
+        let after = app.age();
+        match asked {
+            Asked::Passed => {}
+            other => return self.not_passed(other, after, sandbox).await,
+        }
+        let Some(wanted) = self.plan.expect.stays_healthy else {
+            return Decision::Passed;
+        };
+        let stayed = app.stay_healthy(wanted, sandbox, observe).await;
+        let why = match stayed {
+            Stayed::Healthy => return Decision::Passed,
+            Stayed::Lost(error) => return Decision::Inconclusive(Inconclusive::Host(error)),
+            Stayed::Failed(probe, outcome) => Instability::Probe { probe, outcome },
+            Stayed::Exited(status) => Instability::Exited(status),
+        };
+        Decision::Failed(Reason::NotStable {
+            healthy: app.age().saturating_sub(after),
+            wanted,
+            why,
+        })
+    }
+
+    /// Judges an app that is to run to its end: every probe passes before it, and the exit code is the one wanted.
+    async fn complete(
+        &self,
+        app: &ContainerRun<'_>,
+        completion: Completion,
+        sandbox: &Sandbox,
+        observe: &(dyn Fn(usize, Observation) + Sync),
+    ) -> Decision {
+        let passed = Mutex::new(vec![false; self.plan.app.probes.len()]);
+        let note = |number: usize, observation: Observation| {
+            let mut passed = passed.lock().unwrap_or_else(PoisonError::into_inner);
+            passed[number] = observation.outcome == Outcome::Passed;
+            drop(passed);
+            observe(number, observation);
+        };
+        let run = async {
+            match app.ask_all(sandbox, &note).await {
+                Asked::Passed => app.process.clone().wait().await.into(),
+                other => other,
+            }
+        };
+        let rest = completion.within.saturating_sub(app.age());
+        let ended = tokio::time::timeout(rest, run).await;
+        let after = app.age();
+        let status = match ended {
+            Err(_) => return Decision::Failed(Reason::StillRunning(completion)),
+            Ok(Asked::Exited(status)) => status,
+            Ok(other) => return self.not_passed(other, after, sandbox).await,
+        };
+        // Its last lines may be what a probe waited for, and its end may have been heard of before them.
+        app.log_is_read().await;
+        for (number, plan) in self.plan.app.probes.iter().enumerate() {
+            let is_missing = !passed.lock().unwrap_or_else(PoisonError::into_inner)[number];
+            if let (true, Probe::Log { pattern, count }) = (is_missing, &plan.probe)
+                && app.watch.count(pattern) >= *count
+            {
+                let outcome = Outcome::Passed;
+                let took = Duration::ZERO;
+                note(
+                    number,
+                    Observation {
+                        at: after,
+                        took,
+                        outcome,
+                    },
+                );
+            }
+        }
+        let all_passed = passed.lock().unwrap_or_else(PoisonError::into_inner);
+        let all_passed = all_passed.iter().all(|passed| *passed);
+        if status == ExitStatus::Code(i32::from(completion.exit_code)) && all_passed {
+            return Decision::Passed;
+        }
+        Decision::Failed(Reason::Completed {
+            exit: ExitReason { status, after },
+            wanted: completion.exit_code,
+        })
+    }
+
+    /// What the end of the asking means.
+    async fn not_passed(&self, asked: Asked, after: Duration, sandbox: &Sandbox) -> Decision {
+        match asked {
             Asked::Passed => Decision::Passed,
             Asked::Exited(status) => Decision::Failed(Reason::Exited(ExitReason { status, after })),
             Asked::Lost(error) => Decision::Inconclusive(Inconclusive::Host(error)),
@@ -392,7 +491,21 @@ impl<'a> Variant<'a> {
                     .await
                     .unwrap_or_default(),
             }),
-        };
+        }
+    }
+
+    /// Asks the app to end; where it passed, how it does so may be part of the verdict.
+    async fn stop(&self, app: &ContainerRun<'_>, sandbox: &Sandbox, verdict: &mut VariantVerdict) {
+        let wanted = self.plan.expect.stops_within;
+        let wanted = wanted.filter(|_| verdict.decision.passed());
+        let time = wanted.unwrap_or(self.plan.app.stop_grace_period);
+        let stop = app.stop(sandbox, time).await;
+        if wanted.is_some() && stop != Stop::Ended {
+            verdict.decision = Decision::Failed(Reason::NotStopped {
+                signal: self.plan.app.stop_signal,
+                waited: (stop == Stop::StillRunning).then_some(time),
+            });
+        }
     }
 }
 

@@ -7,8 +7,9 @@ use smokegate_image::Digest;
 use smokegate_sandbox::{ExitStatus, IdRefusal, Isolation, Listener, StartError, errno_text};
 
 use crate::log_capture::LogTail;
-use crate::plan::Probe;
-use crate::probe::{Observation, Outcome};
+use crate::log_watch::Offence;
+use crate::plan::{Completion, Probe, ProbePlan};
+use crate::probe::{Observation, Outcome, history};
 use crate::schedule::GaveUp;
 
 /// The verdict of a run.
@@ -61,18 +62,50 @@ pub struct VariantVerdict {
 /// A probe of the app and what it saw.
 #[derive(Clone, Debug)]
 pub struct ProbeVerdict {
+    /// What it is called, where it was given a name.
+    pub name: Option<String>,
     /// What was asked.
     pub probe: Probe,
+    /// Successes in a row that it took.
+    pub successes: u32,
     /// Every attempt, oldest first.
     pub attempts: Vec<Observation>,
 }
 
+impl std::fmt::Display for ProbeVerdict {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.name {
+            Some(name) => write!(f, "`{name}` ({})", self.probe),
+            None => write!(f, "{}", self.probe),
+        }
+    }
+}
+
 impl ProbeVerdict {
-    pub(crate) fn new(probe: &Probe) -> Self {
+    pub(crate) fn new(plan: &ProbePlan) -> Self {
         Self {
-            probe: probe.clone(),
+            name: plan.name.clone(),
+            probe: plan.probe.clone(),
+            successes: plan.timing.successes,
             attempts: Vec::new(),
         }
+    }
+
+    /// All attempts in one line, what is alike put together.
+    pub fn history(&self) -> String {
+        history(&self.attempts)
+    }
+
+    fn passed(&self) -> bool {
+        let last = self.attempts.last();
+        last.is_some_and(|last| last.outcome == Outcome::Passed)
+    }
+
+    /// Attempts at the end that passed.
+    fn passed_in_a_row(&self) -> usize {
+        let newest_first = self.attempts.iter().rev();
+        let passed = |attempt: &&Observation| attempt.outcome == Outcome::Passed;
+        newest_first.take_while(passed).count()
     }
 }
 
@@ -151,6 +184,47 @@ pub enum Reason {
         /// What listened in its network namespace at the end.
         listening: Vec<Listener>,
     },
+    /// It was healthy and did not stay so.
+    NotStable {
+        /// How long it was.
+        healthy: Duration,
+        /// How long it was to be.
+        wanted: Duration,
+        /// What ended it.
+        why: Instability,
+    },
+    /// It wrote a line that must not be.
+    Logged(Offence),
+    /// It was to end by itself, with a certain code, and ended otherwise or before its probes had passed.
+    Completed {
+        /// How it ended.
+        exit: ExitReason,
+        /// The code that was wanted.
+        wanted: u8,
+    },
+    /// It was to end by itself and still ran.
+    StillRunning(Completion),
+    /// It passed, and did not end when it was asked to.
+    NotStopped {
+        /// The signal that asked it.
+        signal: i32,
+        /// How long it was given; `None` when it never saw the signal, having no handler for it.
+        waited: Option<Duration>,
+    },
+}
+
+/// What ended a time of health.
+#[derive(Clone, Debug)]
+pub enum Instability {
+    /// A probe failed.
+    Probe {
+        /// Which of them.
+        probe: usize,
+        /// What it saw.
+        outcome: Outcome,
+    },
+    /// The first process ended.
+    Exited(ExitStatus),
 }
 
 /// How a first process ended.
@@ -268,6 +342,15 @@ impl Inconclusive {
     }
 }
 
+/// What a shell means by an exit code.
+fn meaning(status: ExitStatus) -> Option<&'static str> {
+    match status {
+        ExitStatus::Code(126) => Some("a command it ran is not executable"),
+        ExitStatus::Code(127) => Some("a command or library it needs is not in the image"),
+        _ => None,
+    }
+}
+
 fn ended(status: ExitStatus) -> String {
     match status {
         ExitStatus::Code(code) => format!("exited with code {code}"),
@@ -306,15 +389,15 @@ impl VariantVerdict {
 
     /// What was asked of the app, in words.
     pub fn asked(&self) -> String {
-        let probes: Vec<_> = self.probes.iter().map(|p| p.probe.to_string()).collect();
-        probes.join(", ")
+        let probes: Vec<_> = self.probes.iter().map(ToString::to_string).collect();
+        match probes.is_empty() {
+            true => "nothing but its exit code".into(),
+            false => probes.join(", "),
+        }
     }
 
     fn all_passed(&self) -> bool {
-        self.probes.iter().all(|probe| {
-            let last = probe.attempts.last();
-            last.is_some_and(|last| last.outcome == Outcome::Passed)
-        })
+        self.probes.iter().all(ProbeVerdict::passed)
     }
 
     fn failure(&self, reason: &Reason) -> String {
@@ -328,18 +411,68 @@ impl VariantVerdict {
                         self.asked()
                     );
                 }
-                match status {
-                    ExitStatus::Code(0) => format!(
+                match (status, meaning(*status)) {
+                    (ExitStatus::Code(0), _) => format!(
                         "the entrypoint {end}, before {} passed: a service must keep running",
                         self.asked()
                     ),
-                    ExitStatus::Code(126) => {
-                        format!("the entrypoint {end}: a command it ran is not executable")
+                    (_, Some(meaning)) => format!("the entrypoint {end}: {meaning}"),
+                    (_, None) => format!("the entrypoint {end}"),
+                }
+            }
+            Reason::NotStable {
+                healthy,
+                wanted,
+                why,
+            } => {
+                let stayed = format!(
+                    "{} of the {} it was to stay healthy",
+                    seconds(*healthy),
+                    seconds(*wanted)
+                );
+                match why {
+                    Instability::Exited(status) => {
+                        format!("the entrypoint {} after {stayed}", ended(*status))
                     }
-                    ExitStatus::Code(127) => format!(
-                        "the entrypoint {end}: a command or library it needs is not in the image"
+                    Instability::Probe { probe, outcome } => format!(
+                        "{} passed, and failed after {stayed}: it {}",
+                        self.probes[*probe],
+                        verb(outcome)
                     ),
-                    _ => format!("the entrypoint {end}"),
+                }
+            }
+            Reason::Logged(Offence { line, pattern }) => format!(
+                "the app logged `{}`, which matches `{pattern}` of `logs_never`",
+                line.text
+            ),
+            Reason::Completed { exit, wanted } => {
+                let end = format!("{} after {}", ended(exit.status), seconds(exit.after));
+                if exit.status == ExitStatus::Code(i32::from(*wanted)) {
+                    let waiting = self.probes.iter().filter(|probe| !probe.passed());
+                    let waiting: Vec<_> = waiting.map(ToString::to_string).collect();
+                    return format!("the entrypoint {end}, before {} passed", waiting.join(", "));
+                }
+                match meaning(exit.status) {
+                    Some(meaning) => {
+                        format!("the entrypoint {end}, not with {wanted}: {meaning}")
+                    }
+                    None => format!("the entrypoint {end}, and was to exit with code {wanted}"),
+                }
+            }
+            Reason::StillRunning(Completion { exit_code, within }) => format!(
+                "the entrypoint still ran after {}, and was to exit with code {exit_code}",
+                seconds(*within)
+            ),
+            Reason::NotStopped { signal, waited } => {
+                let signal = crate::signal::describe(*signal);
+                match waited {
+                    Some(waited) => format!(
+                        "the entrypoint still ran {} after {signal} and had to be killed",
+                        seconds(*waited)
+                    ),
+                    None => format!(
+                        "the entrypoint never saw {signal} and had to be killed: it has no handler for it, and PID 1 gets only signals that it handles"
+                    ),
                 }
             }
             Reason::NotHealthy {
@@ -360,7 +493,12 @@ impl VariantVerdict {
         listening: &[Listener],
     ) -> String {
         let (probe, after) = (&asked.probe, seconds(after));
-        if let (Probe::Http { port, .. }, Some(Outcome::Refused)) = (probe, last) {
+        let port = match probe {
+            Probe::Http(http) => Some(&http.port),
+            Probe::Tcp { port } => Some(port),
+            _ => None,
+        };
+        if let (Some(port), Some(Outcome::Refused)) = (port, last) {
             let same_port: Vec<_> = listening
                 .iter()
                 .filter(|l| l.address.port() == *port)
@@ -377,7 +515,19 @@ impl VariantVerdict {
             let on = addresses(listening.iter());
             return format!("nothing listens on port {port}: the app listens on {on}");
         }
+        let probe = asked;
         match last {
+            Some(Outcome::Passed) => format!(
+                "{probe} did not pass {} times in a row in {after}: it had passed {} times when the time was over",
+                asked.successes,
+                asked.passed_in_a_row()
+            ),
+            Some(Outcome::LogLines { seen: 0, .. }) => {
+                format!("the app did not write {probe} in {after}")
+            }
+            Some(Outcome::LogLines { seen, .. }) => {
+                format!("the app did not write {probe} in {after}, but {seen}")
+            }
             Some(outcome) => {
                 let attempts = asked.attempts.len();
                 let s = if attempts == 1 { "" } else { "s" };

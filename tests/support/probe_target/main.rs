@@ -108,6 +108,12 @@ fn run(words: VecDeque<String>) -> io::Result<()> {
                 signal(SIGTERM, SIG_IGN);
                 IGNORE_TERM.store(1, Ordering::Relaxed);
             },
+            // It has a handler, and goes on all the same.
+            "outlive-term" => unsafe {
+                extern "C" fn go_on(_: i32) {}
+                signal(SIGTERM, go_on as extern "C" fn(i32) as usize);
+                IGNORE_TERM.store(1, Ordering::Relaxed);
+            },
             "spawn-orphan" => spawn_orphan()?,
             "fork-bomb" => {
                 for _ in 0..words.number("number of children")? {
@@ -549,6 +555,7 @@ struct Service {
     released: AtomicBool,
     status: u16,
     body: String,
+    header: String,
     manner: Manner,
     delay: Duration,
     exit_after: Option<u64>,
@@ -563,6 +570,7 @@ fn serve(mut words: Words, manner: Manner) -> io::Result<()> {
         released: AtomicBool::new(false),
         status: 200,
         body: "ok\n".to_owned(),
+        header: String::new(),
         manner,
         delay: Duration::ZERO,
         exit_after: None,
@@ -576,6 +584,7 @@ fn serve(mut words: Words, manner: Manner) -> io::Result<()> {
             "--path" => service.path = words.next("path")?,
             "--status" => service.status = words.number("status")? as u16,
             "--body" => service.body = words.next("body")?,
+            "--header" => service.header = words.next("header")? + "\r\n",
             // Nothing listens before: a connection is refused.
             "--after" => pause(&words.next("seconds")?)?,
             // It listens, and takes this long for each answer.
@@ -637,7 +646,8 @@ fn answer(mut stream: TcpStream, service: &Service) -> io::Result<()> {
     };
     write!(
         stream,
-        "HTTP/1.1 {status} Probe\r\nContent-Type: text/plain\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        "HTTP/1.1 {status} Probe\r\nContent-Type: text/plain\r\n{}Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        service.header,
         body.len(),
     )?;
     stream.flush()?;

@@ -47,22 +47,6 @@ impl Resolver<'_> {
                 "platform",
                 variant.platform.as_ref().map(|platform| platform.span),
             );
-            if let Some(expect) = &variant.expect {
-                self.not_yet(
-                    "expect: stays_healthy",
-                    expect.stays_healthy.as_ref().map(|e| e.span),
-                );
-                let never = expect.logs_never.as_ref().and_then(|never| never.first());
-                self.not_yet("expect: logs_never", never.map(|e| e.span));
-                self.not_yet(
-                    "expect: stops_within",
-                    expect.stops_within.as_ref().map(|e| e.span),
-                );
-                self.not_yet(
-                    "expect: exit_code",
-                    expect.exit_code.as_ref().map(|e| e.span),
-                );
-            }
         }
     }
 

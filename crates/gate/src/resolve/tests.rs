@@ -161,21 +161,15 @@ fn what_cannot_be_run_yet_is_refused_with_its_place() {
             "  mem_limit: 64m",
             "smokegate.yaml:13:14: this version does not run `mem_limit` yet",
         ),
-        ("tcp: 9100", "log: {regex: ready}", "does not run `log` yet"),
-        (
-            "path: /health}",
-            "path: /health, scheme: https}",
-            "does not run `scheme: https` yet",
-        ),
         (
             "tcp: 9100",
             "healthcheck: true",
             "the image has no HEALTHCHECK",
         ),
         (
-            "    services: []",
-            "    expect: {exit_code: 0}",
-            "does not run `expect: exit_code` yet",
+            "path: /health}",
+            "path: /health, insecure: true}",
+            "HTTP has no certificate to accept",
         ),
         (
             "  entrypoint: [/start]",
@@ -265,5 +259,82 @@ variants:
     assert_eq!(
         (words(&service.cap_add), words(&service.cap_drop)),
         (String::new(), "ALL".into())
+    );
+}
+
+#[test]
+fn every_key_of_a_probe_is_in_the_plan() {
+    let probe = r#"{
+        http: {port: 8443, path: /login, method: POST, scheme: https, insecure: true, status: [200, 300-399],
+          headers: {Host: shop}, body: {contains: ok, regex: "^o", json: {/a: 1}}},
+        name: login, interval: 1s, timeout: 3s, within: 4s, start_period: 5s, retries: 6, successes: 7}"#;
+    let plan = resolved(
+        &FILE.replace("{tcp: 9100}", probe),
+        &GateRequest::default(),
+        &[],
+    );
+    let probe = plan.unwrap().variants[0].app.probes[1].clone();
+    assert_eq!(probe.name.as_deref(), Some("login"));
+    let Probe::Http(http) = probe.probe else {
+        panic!("{:?}", probe.probe)
+    };
+    assert_eq!(
+        (http.port, http.path.as_str(), http.method.as_str()),
+        (8443, "/login", "POST")
+    );
+    assert_eq!(http.scheme, Scheme::HttpsInsecure);
+    assert_eq!(http.status, [200..=200, 300..=399]);
+    assert_eq!(http.headers, [("Host".to_owned(), "shop".to_owned())]);
+    assert_eq!(http.body.len(), 3);
+    let second = Duration::from_secs(1);
+    assert_eq!(
+        probe.timing,
+        Timing {
+            interval: second,
+            first_delay: FIRST_DELAY,
+            timeout: 3 * second,
+            within: 4 * second,
+            retries: Some(Retries {
+                count: 6,
+                start_period: 5 * second,
+            }),
+            successes: 7,
+        }
+    );
+}
+
+#[test]
+fn a_variant_that_is_to_end_needs_no_probe() {
+    let file = FILE
+        .replace(
+            "    services: []",
+            "    expect: {exit_code: 3, logs_never: [panic], stops_within: 1s}",
+        )
+        .replace(
+            "  probes:\n    - {http: {port: 8080, path: /health}, interval: 5s, within: 90s}\n",
+            "",
+        );
+    let plan = resolved(&file, &GateRequest::default(), &[]).unwrap();
+    assert_eq!(plan.variants[0].expect, ExpectPlan::default());
+    let two = &plan.variants[1];
+    assert!(two.app.probes.is_empty(), "{:?}", two.app.probes);
+    let within = DEFAULT_WITHIN;
+    let completion = Completion {
+        exit_code: 3,
+        within,
+    };
+    assert_eq!(two.expect.completion, Some(completion));
+    assert_eq!(two.expect.stops_within, Some(Duration::from_secs(1)));
+    assert_eq!(two.expect.logs_never[0].to_string(), "panic");
+    let asked = GateRequest {
+        http: Some("/up".into()),
+        within: Some(Duration::from_secs(9)),
+        ..GateRequest::default()
+    };
+    let two = &resolved(&file, &asked, &[]).unwrap().variants[1];
+    assert_eq!(two.app.probes.len(), 1);
+    assert_eq!(
+        two.expect.completion.unwrap().within,
+        Duration::from_secs(9)
     );
 }

@@ -365,15 +365,17 @@ fn send_signal(pid: Pid, signal: i32) -> Option<Delivery> {
     (unsafe { libc::kill(pid.as_raw_nonzero().get(), signal) } == 0).then_some(delivery)
 }
 
-/// Looks at the handlers a process has installed: the mask SigCgt in /proc/PID/status (proc(5)).
+/// Looks at the signals that a process handles, or blocks to wait for them as tini does with sigtimedwait(2): the
+/// masks SigCgt and SigBlk in /proc/PID/status (proc(5)).
 fn delivery(pid: Pid, signal: i32) -> Delivery {
     let status = std::fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero()));
-    let caught = status.ok().and_then(|text| {
-        let mask = text.lines().find_map(|line| line.strip_prefix("SigCgt:"))?;
-        u64::from_str_radix(mask.trim(), 16).ok()
-    });
-    let is_caught = caught.is_some_and(|mask| signal > 0 && (mask >> (signal - 1)) & 1 == 1);
-    if is_caught || signal == libc::SIGKILL {
+    let status = status.unwrap_or_default();
+    let is_in = |name: &str| {
+        let mask = status.lines().find_map(|line| line.strip_prefix(name));
+        let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+        mask.is_some_and(|mask| signal > 0 && (mask >> (signal - 1)) & 1 == 1)
+    };
+    if is_in("SigCgt:") || is_in("SigBlk:") || signal == libc::SIGKILL {
         Delivery::Handled
     } else {
         Delivery::Ignored
