@@ -13,4 +13,5 @@ mod pods;
 mod probes;
 mod ship;
 mod sources;
+mod storage;
 mod subuid;

@@ -427,12 +427,8 @@ fn host_hint(error: &HostError) -> Option<String> {
             "a container hides parts of /proc, which forbids a fresh one: start the runner with \
              --security-opt systempaths=unconfined (Kubernetes: procMount: Unmasked)"
         }
-        Step::Overlay => {
-            "overlayfs in a user namespace needs Linux 5.11, and a store that is not itself on overlayfs: \
-             put it on another disk or a tmpfs with --store DIR"
-        }
         Step::Store => "choose a directory you may write to with --store DIR",
-        Step::Mounts | Step::Network | Step::Spawn => return None,
+        Step::Overlay | Step::Copy | Step::Mounts | Step::Network | Step::Spawn => return None,
         Step::Runtime | Step::HelperLost => {
             "if the host is an ordinary Linux of 5.12 or later, please report this with the text above and `uname -a`"
         }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use smokegate_gate::{Decision, ProbeVerdict, VariantVerdict, Verdict};
 use smokegate_image::{Digest, Image, PlatformImage};
 use smokegate_registry::PushReport;
-use smokegate_sandbox::ExitStatus as ProcessStatus;
+use smokegate_sandbox::{ExitStatus as ProcessStatus, Storage};
 
 use crate::exit_code::ExitStatus;
 use crate::failure::Failure;
@@ -124,8 +124,18 @@ pub(crate) struct VariantRecord {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) exit: Option<ExitRecord>,
     pub(crate) ports: Vec<PortRecord>,
+    /// `overlay` or `copy`: how the layers of its containers were joined; absent where none was started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) storage: Option<StorageWord>,
     pub(crate) log_lines: u64,
     pub(crate) timings_ms: VariantTimings,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum StorageWord {
+    Overlay,
+    Copy,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -394,6 +404,10 @@ fn variant_record(variant: &VariantVerdict) -> VariantRecord {
                 container: port.container,
             })
             .collect(),
+        storage: variant.storage.as_ref().map(|storage| match storage {
+            Storage::Overlay => StorageWord::Overlay,
+            Storage::Copy { .. } => StorageWord::Copy,
+        }),
         log_lines: variant.log.total,
         timings_ms: VariantTimings {
             sandbox: variant.timings.sandbox.map(millis),

@@ -49,6 +49,13 @@ pub(crate) fn show(printer: Printer, event: &Event) {
                 printer.step(format!("variant {variant}: asking {probe}"));
             }
         }
+        Event::Copied {
+            variant,
+            container,
+            why,
+        } => printer.step(format!(
+            "variant {variant}: the layers of `{container}` were copied: {why}"
+        )),
         Event::Service {
             variant,
             service,

@@ -29,6 +29,15 @@ pub enum Event {
         /// What will be asked.
         probes: Vec<ProbePlan>,
     },
+    /// A container's layers were copied, as overlayfs could not join them.
+    Copied {
+        /// The variant.
+        variant: String,
+        /// The container.
+        container: String,
+        /// What stood in overlayfs's way.
+        why: String,
+    },
     /// A service is ready, or will not be.
     Service {
         /// The variant.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt;
 use futures_util::future::join_all;
 use smokegate_sandbox::{
-    ExitStatus, HostError, IdRefusal, Isolation, PodSpec, Sandbox, StartError,
+    ExitStatus, HostError, IdRefusal, Isolation, PodSpec, Sandbox, StartError, Storage,
 };
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::watch;
@@ -55,6 +55,7 @@ impl<'a> Variant<'a> {
             ports: Vec::new(),
             log: LogTail::default(),
             services: Vec::new(),
+            storage: None,
             timings: Timings::default(),
         };
         let not_given = match self.launch(&mut verdict).await {
@@ -150,6 +151,7 @@ impl<'a> Variant<'a> {
                     Ok(app) => {
                         verdict.timings.start = Some(starting.elapsed());
                         not_given.extend(app.process.started.not_given.iter().cloned());
+                        verdict.storage = Some(app.process.started.storage.clone());
                         let mut forwarding = ports.forward(&sandbox, &self.plan.app.name);
                         let _ = self.events.send(Event::Started {
                             variant: self.plan.name.clone(),
@@ -158,14 +160,6 @@ impl<'a> Variant<'a> {
                             probes: self.plan.app.probes.clone(),
                         });
                         self.judge(&app, &sandbox, verdict).await;
-                        if let (Decision::Failed(_), Some(refusal)) =
-                            (&verdict.decision, sandbox.id_refusals(APP).last())
-                        {
-                            let failure = verdict.cause();
-                            verdict.decision = Decision::Inconclusive(Inconclusive::after_refusal(
-                                level, None, refusal, &failure,
-                            ));
-                        }
                         self.stop(&app, &sandbox, verdict).await;
                         forwarding.shutdown().await;
                         app_log = Some(app);
@@ -181,6 +175,7 @@ impl<'a> Variant<'a> {
                 format!("what `{call}` of `{program}` in container `{name}` is for: its ids are not mapped")
             }));
         }
+        let refusal = sandbox.id_refusals(APP).pop();
         let ended: Vec<Option<ExitStatus>> = services
             .iter()
             .map(|service| {
@@ -200,10 +195,19 @@ impl<'a> Variant<'a> {
                 verdict.decision = Decision::Failed(Reason::Logged(offence));
             }
         }
+        // However the app failed.
+        if let (Decision::Failed(_), Some(refusal)) = (&verdict.decision, refusal) {
+            let refused = Inconclusive::after_refusal(level, None, &refusal, &verdict.cause());
+            verdict.decision = Decision::Inconclusive(refused);
+        }
         for (service, exit) in services.into_iter().zip(ended) {
             let log = match service.run {
                 Some(run) => {
-                    not_given.extend(run.process.started.not_given.iter().cloned());
+                    let started = &run.process.started;
+                    not_given.extend(started.not_given.iter().cloned());
+                    if !matches!(verdict.storage, Some(Storage::Copy { .. })) {
+                        verdict.storage = Some(started.storage.clone());
+                    }
                     run.finish().await
                 }
                 None => service.log,
@@ -227,7 +231,15 @@ impl<'a> Variant<'a> {
     ) -> Result<ContainerRun<'b>, NotStarted> {
         let log_dir = self.environment.log_dir.join(&self.plan.name);
         let layers = &self.layers[plan.image];
-        ContainerRun::start(plan, never, layers, sandbox, &log_dir).await
+        let run = ContainerRun::start(plan, never, layers, sandbox, &log_dir).await?;
+        if let Storage::Copy { why } = &run.process.started.storage {
+            let _ = self.events.send(Event::Copied {
+                variant: self.plan.name.clone(),
+                container: plan.name.clone(),
+                why: why.clone(),
+            });
+        }
+        Ok(run)
     }
 
     /// Starts all services, each as soon as those it depends on are ready. When one fails, those that wait for it

@@ -4,7 +4,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use smokegate_image::Digest;
-use smokegate_sandbox::{ExitStatus, IdRefusal, Isolation, Listener, StartError, errno_text};
+use smokegate_sandbox::{
+    ExitStatus, IdRefusal, Isolation, Listener, StartError, Storage, errno_text,
+};
 
 use crate::log_capture::LogTail;
 use crate::log_watch::Offence;
@@ -55,6 +57,8 @@ pub struct VariantVerdict {
     pub log: LogTail,
     /// The services beside it.
     pub services: Vec<ServiceVerdict>,
+    /// How the layers of its containers were joined: by copying if one was copied, `None` if none was started.
+    pub storage: Option<Storage>,
     /// Times of the stages.
     pub timings: Timings,
 }

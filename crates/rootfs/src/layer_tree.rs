@@ -59,6 +59,8 @@ pub(crate) struct OutsideLink {
 pub struct Unsettled {
     pub(crate) dirs: BTreeMap<Vec<u8>, DirRecord>,
     pub(crate) links: BTreeMap<Vec<u8>, OutsideLink>,
+    /// Marks that overlayfs does not know, made because the filesystem refused its own.
+    pub(crate) portable_marks: u64,
 }
 
 /// An open directory of the layer and its path, which has no symlink in it.
@@ -84,9 +86,15 @@ enum Missing {
     Stop,
 }
 
-/// A whiteout in overlayfs form.
+/// Marks a directory as opaque where its filesystem has no `user.*` attributes: no entry of a layer has such a name.
+pub(crate) const PORTABLE_OPAQUE: &str = ".wh..wh..opq";
+
+/// A whiteout: in overlayfs form, or a socket, which a tar cannot hold and every filesystem of Linux can.
 pub(crate) fn is_whiteout(stat: &Stat) -> bool {
-    file_type(stat) == FileType::CharacterDevice && stat.st_rdev == 0
+    match file_type(stat) {
+        FileType::CharacterDevice => stat.st_rdev == 0,
+        kind => kind == FileType::Socket,
+    }
 }
 
 pub(crate) fn file_type(stat: &Stat) -> FileType {
@@ -354,9 +362,16 @@ impl<'a> LayerTree<'a> {
         if path.is_empty() {
             return Ok(());
         }
+        let mark = |fd: OwnedFd| match fsetxattr(&fd, OPAQUE, b"y", XattrFlags::empty()) {
+            Err(Errno::OPNOTSUPP) => {
+                make_portable_mark(&fd, PORTABLE_OPAQUE.as_bytes()).map(|()| 1)
+            }
+            result => result.map(|()| 0),
+        };
         self.root
             .directory(path, OFlags::RDONLY)
-            .and_then(|fd| fsetxattr(&fd, OPAQUE, b"y", XattrFlags::empty()))
+            .and_then(mark)
+            .map(|portable| self.state.portable_marks += portable)
             .map_err(|errno| fault("mark as opaque the directory", path, cause, errno))
     }
 
@@ -368,11 +383,20 @@ impl<'a> LayerTree<'a> {
         cause: &Cause,
     ) -> Result<Option<Stat>, Error> {
         let path = join(&at.path, name);
-        match mknodat(&at.fd, name, FileType::CharacterDevice, Mode::empty(), 0) {
+        let made = match mknodat(&at.fd, name, FileType::CharacterDevice, Mode::empty(), 0) {
+            // overlayfs keeps the device for itself, and other filesystems have no devices at all.
+            Err(Errno::PERM | Errno::OPNOTSUPP | Errno::INVAL) => {
+                let made = make_portable_mark(&at.fd, name);
+                self.state.portable_marks += u64::from(made.is_ok());
+                made
+            }
+            result => result,
+        };
+        match made {
             Ok(()) => Ok(None),
             Err(Errno::EXIST) => self.stat(at, name, cause),
             Err(errno) => Err(fault(
-                "create a whiteout (character device 0/0) at",
+                "create a whiteout (character device 0/0 or socket) at",
                 &path,
                 cause,
                 errno,
@@ -419,6 +443,11 @@ impl<'a> LayerTree<'a> {
         rebase_keys(&mut self.state.dirs, from, to);
         rebase_keys(&mut self.state.links, from, to);
     }
+}
+
+/// Makes what [`is_whiteout`] knows beside overlayfs's device.
+fn make_portable_mark(dir: &OwnedFd, name: &[u8]) -> rustix::io::Result<()> {
+    mknodat(dir, name, FileType::Socket, Mode::RUSR, 0)
 }
 
 /// A failed call: a name the filesystem cannot hold is the image's fault, the rest the machine's.

@@ -4,6 +4,7 @@
 //! nothing here follows a layer's symlink outside it. Sync, no `unsafe`, no network, no environment.
 
 mod apply;
+mod copy;
 mod entry;
 mod error;
 mod fill;
@@ -24,13 +25,15 @@ mod tar_reader;
 mod tree_dump;
 
 pub use apply::{Applied, apply_layer};
+pub use copy::copy_merged;
 pub use entry::{Entry, EntryKind};
 pub use error::{EntryProblem, Error, ErrorKind};
 pub use fill::{FillEvent, FillLayer, FillPlan};
 pub use layer_tree::Unsettled;
+pub use mark::is_overlay_layer;
 pub use merged::{MergedDir, MergedView, Node};
 pub use metadata::{Mtime, Stats, Unkept};
-pub use overlay::{OverlayLayers, Unsuitable, mount_overlay, probe};
+pub use overlay::{OverlayLayers, mount_overlay};
 pub use policy::{Limits, Owners, Policy};
 pub use remove::remove_tree;
 pub use root_dir::RootDir;

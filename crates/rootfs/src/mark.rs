@@ -27,6 +27,18 @@ pub(crate) struct Mark {
     pub(crate) synced: bool,
 }
 
+/// Whether overlayfs can show the layer whose directory in the store is `diff`: its filesystem took every whiteout.
+///
+/// # Errors
+/// What reading the layer's mark answers; one without a mark is no layer.
+pub fn is_overlay_layer(diff: &std::path::Path) -> io::Result<bool> {
+    let entry = diff.parent().unwrap_or(diff);
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let dir = openat(rustix::fs::CWD, entry, flags, Mode::empty())?;
+    let mark = Mark::read(dir.as_fd())?.ok_or(io::ErrorKind::NotFound)?;
+    Ok(mark.stats.portable_marks == 0)
+}
+
 impl Mark {
     pub(crate) fn new(
         chain_id: ChainId,

@@ -8,7 +8,7 @@ use rustix::fs::{AtFlags, FileType, OFlags, Stat, fgetxattr, readlinkat, statat}
 use rustix::io::Errno;
 
 use crate::RootDir;
-use crate::layer_tree::{MAX_SYMLINKS, file_type, is_whiteout};
+use crate::layer_tree::{MAX_SYMLINKS, PORTABLE_OPAQUE, file_type, is_whiteout};
 use crate::metadata::OPAQUE;
 use crate::path::components;
 use crate::remove::list;
@@ -74,7 +74,12 @@ impl<'a> MergedView<'a> {
         Ok(MergedDir { parts })
     }
 
-    /// The directory at `path`, which has no symlinks.
+    /// The directory at `path`, which has no symlinks; `None` if there is none.
+    pub(crate) fn find_dir(&self, path: &[u8]) -> io::Result<Option<MergedDir>> {
+        let path: Vec<Vec<u8>> = components(path).map(<[u8]>::to_vec).collect();
+        self.walk(&path)
+    }
+
     fn walk(&self, path: &[Vec<u8>]) -> io::Result<Option<MergedDir>> {
         let mut dir = self.root()?;
         for name in path {
@@ -240,7 +245,11 @@ fn is_opaque(dir: &OwnedFd) -> rustix::io::Result<bool> {
     let mut value = [0u8; 8];
     match fgetxattr(dir, OPAQUE, &mut value[..]) {
         Ok(length) => Ok(&value[..length] == b"y"),
-        Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(false),
+        Err(Errno::NODATA) => Ok(false),
+        Err(Errno::OPNOTSUPP) => match statat(dir, PORTABLE_OPAQUE, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NOENT) => Ok(false),
+            result => Ok(is_whiteout(&result?)),
+        },
         // Longer than any mark of overlayfs.
         Err(Errno::RANGE) => Ok(false),
         Err(errno) => Err(errno),

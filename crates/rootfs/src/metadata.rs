@@ -151,6 +151,9 @@ pub struct Stats {
     pub entries: u64,
     /// Apparent bytes of its regular files.
     pub bytes: u64,
+    /// Whiteouts and opaque directories that only a copy can show, as the store's filesystem refuses overlayfs's.
+    #[serde(default)]
+    pub portable_marks: u64,
     /// How many entries each cause touched.
     #[serde(default)]
     pub unkept: BTreeMap<Unkept, u64>,

@@ -1,23 +1,18 @@
 //! Joins layers with overlayfs (kernel documentation, filesystems/overlayfs.rst), as root or in a user namespace.
 
-use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{
-    AtFlags, CWD, FileType, Mode, OFlags, XattrFlags, fgetxattr, fsetxattr, mkdirat, mknodat,
-    openat, unlinkat,
-};
+use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, fsconfig_create,
     fsconfig_set_fd, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount, move_mount,
 };
 
-use crate::metadata::OPAQUE;
-use crate::{StoredLayer, remove_tree};
+use crate::StoredLayer;
 
 /// The lower directories of an overlay, the topmost first, as overlayfs wants them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -156,86 +151,4 @@ fn option_string(
         return Err(Errno::TOOBIG.into());
     }
     Ok(std::ffi::CString::new(options)?)
-}
-
-/// Why a directory's filesystem cannot hold layers in overlayfs form.
-#[derive(Debug, thiserror::Error)]
-pub enum Unsuitable {
-    /// The directory itself cannot be written.
-    #[error("cannot create a directory in `{path}`")]
-    NotWritable {
-        /// Where.
-        path: PathBuf,
-        /// The errno.
-        source: io::Error,
-    },
-    /// Making a character device 0/0 is refused, as on overlayfs itself or where the filesystem is mounted from
-    /// another user namespace.
-    #[error("the filesystem of `{path}` refuses whiteouts (character device 0/0)")]
-    Whiteout {
-        /// Where.
-        path: PathBuf,
-        /// The errno.
-        source: io::Error,
-    },
-    /// No `user.*` attributes, as on tmpfs before kernel 6.6.
-    #[error("the filesystem of `{path}` refuses the extended attribute `user.overlay.opaque`")]
-    Opaque {
-        /// Where.
-        path: PathBuf,
-        /// The errno.
-        source: io::Error,
-    },
-}
-
-/// Finds out whether layers can be kept in `dir`, by making a whiteout and an opaque directory there.
-///
-/// # Errors
-/// What it is that the filesystem refuses.
-pub fn probe(dir: &Path) -> Result<(), Unsuitable> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let path = || dir.to_owned();
-    let not_writable = |errno: Errno| Unsuitable::NotWritable {
-        path: path(),
-        source: errno.into(),
-    };
-    let parent = openat(CWD, dir, flags, Mode::empty()).map_err(not_writable)?;
-    let name = format!(
-        ".smokegate-probe-{}-{:?}",
-        std::process::id(),
-        std::thread::current().id()
-    );
-    mkdirat(&parent, name.as_str(), Mode::RWXU).map_err(not_writable)?;
-    let result = openat(
-        &parent,
-        OsStr::new(&name),
-        flags | OFlags::NOFOLLOW,
-        Mode::empty(),
-    )
-    .map_err(not_writable)
-    .and_then(|inner| {
-        mknodat(
-            &inner,
-            "whiteout",
-            FileType::CharacterDevice,
-            Mode::empty(),
-            0,
-        )
-        .and_then(|()| unlinkat(&inner, "whiteout", AtFlags::empty()))
-        .map_err(|errno| Unsuitable::Whiteout {
-            path: path(),
-            source: errno.into(),
-        })?;
-        let mut value = [0u8; 1];
-        fsetxattr(&inner, OPAQUE, b"y", XattrFlags::empty())
-            .and_then(|()| fgetxattr(&inner, OPAQUE, &mut value[..]))
-            .map_err(|errno| Unsuitable::Opaque {
-                path: path(),
-                source: errno.into(),
-            })?;
-        Ok(())
-    });
-    // A leftover is an empty directory; the answer matters more.
-    let _ = remove_tree(parent.as_fd(), name.as_bytes());
-    result
 }

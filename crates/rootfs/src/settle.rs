@@ -440,6 +440,7 @@ impl Settle<'_> {
             })
             .map_err(|errno| fault("set the metadata of", &path, cause, errno))?;
         }
+        self.stats.portable_marks = self.tree.state.portable_marks;
         Ok(self.stats)
     }
 }

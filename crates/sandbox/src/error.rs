@@ -22,6 +22,8 @@ pub enum Step {
     Proc,
     /// The overlay of a container's layers.
     Overlay,
+    /// Copying a container's layers, where overlayfs refused.
+    Copy,
     /// Interfaces, addresses and routes.
     Network,
     /// libcontainer.
@@ -42,6 +44,7 @@ impl Step {
             Self::Mounts => "mounting the sandbox's own root",
             Self::Proc => "mounting a fresh /proc",
             Self::Overlay => "joining the layers with overlayfs",
+            Self::Copy => "copying the layers, as overlayfs cannot join them",
             Self::Network => "setting up the sandbox's network",
             Self::Runtime => "running libcontainer",
             Self::Store => "filling the layer store",

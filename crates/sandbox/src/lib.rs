@@ -29,6 +29,6 @@ pub use id_map::{IdMap, SubordinateIds, Unavailable};
 pub use isolation::Isolation;
 pub use launcher::{Process, Sandbox};
 pub use pod::{
-    ContainerSpec, Delivery, ExecSpec, ExitStatus, IdRefusal, Listener, PodSpec, Started,
+    ContainerSpec, Delivery, ExecSpec, ExitStatus, IdRefusal, Listener, PodSpec, Started, Storage,
 };
 pub use store::{FilledLayer, FilledStore, StoreRequest, fill_store, list_store, prune_store};

@@ -79,6 +79,20 @@ pub struct Started {
     pub address: Ipv4Addr,
     /// What this isolation level could not give it, each a sentence.
     pub not_given: Vec<String>,
+    /// How its layers were joined.
+    pub storage: Storage,
+}
+
+/// How a container's layers became one tree.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Storage {
+    /// By overlayfs, which reads them from the store.
+    Overlay,
+    /// By copying them, as overlayfs could not be had.
+    Copy {
+        /// What stood in its way.
+        why: String,
+    },
 }
 
 /// A call of a container's process that failed only because the id map of the isolation level lacks its ids.

@@ -342,7 +342,7 @@ impl From<smokegate_rootfs::Error> for FillError {
     }
 }
 
-fn deepest_errno(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
+pub(crate) fn deepest_errno(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
     let mut found = None;
     let mut next = Some(error);
     while let Some(error) = next {
@@ -355,7 +355,7 @@ fn deepest_errno(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
 
 /// What a level could not keep of a layer, for the list of what a run could not test. A device node or an
 /// overlay mark is never kept anywhere, so it says nothing about the level.
-fn describe_unkept(cause: Unkept) -> Option<&'static str> {
+pub(crate) fn describe_unkept(cause: Unkept) -> Option<&'static str> {
     match cause {
         Unkept::Owner => Some("owners that the layers record (all files belong to one user)"),
         Unkept::Capability => Some("file capabilities that the layers record"),

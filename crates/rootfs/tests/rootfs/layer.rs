@@ -155,7 +155,15 @@ pub(crate) struct Chain {
 
 impl Chain {
     pub(crate) fn try_new(layers: &[Layer], policy: &Policy) -> Result<Self, Error> {
-        let temp = tempfile::tempdir().unwrap();
+        Self::try_new_in(&std::env::temp_dir(), layers, policy)
+    }
+
+    fn try_new_in(
+        place: &std::path::Path,
+        layers: &[Layer],
+        policy: &Policy,
+    ) -> Result<Self, Error> {
+        let temp = tempfile::tempdir_in(place).unwrap();
         let mut chain = Self {
             temp,
             dirs: Vec::new(),
@@ -176,6 +184,10 @@ impl Chain {
 
     pub(crate) fn new(layers: &[Layer]) -> Self {
         Self::try_new(layers, &policy()).unwrap_or_else(|error| panic!("{error:?}"))
+    }
+
+    pub(crate) fn new_in(place: &std::path::Path, layers: &[Layer]) -> Self {
+        Self::try_new_in(place, layers, &policy()).unwrap_or_else(|error| panic!("{error:?}"))
     }
 
     pub(crate) fn path(&self, layer: usize) -> std::path::PathBuf {

@@ -5,12 +5,17 @@ use std::path::Path;
 use std::process::Command;
 
 use smokegate_rootfs::{
-    ErrorKind, MergedView, OverlayLayers, RootDir, apply_layer, mount_overlay, probe, tree_dump,
+    ErrorKind, MergedView, OverlayLayers, RootDir, apply_layer, copy_merged, mount_overlay,
+    tree_dump,
 };
 
 use crate::layer::{Chain, Layer, policy};
 
 fn chain() -> Chain {
+    chain_in(&std::env::temp_dir())
+}
+
+fn chain_in(place: &Path) -> Chain {
     let base = Layer::new()
         .dir("usr", 0o755)
         .dir("usr/lib", 0o751)
@@ -36,7 +41,7 @@ fn chain() -> Chain {
     let mut layers = vec![base, middle];
     // More than fit an option string.
     layers.extend((0..120).map(|n| Layer::new().file(format!("many/{n}"), 0o644, b"")));
-    Chain::new(&layers)
+    Chain::new_in(place, &layers)
 }
 
 /// Only run by the test below it, in a mount namespace that may be changed.
@@ -116,10 +121,62 @@ fn a_full_disk_is_the_hosts_fault() {
 }
 
 #[test]
-fn the_probe_tells_which_filesystems_can_hold_layers() {
+fn a_copy_is_what_the_merged_view_shows() {
+    in_mount_namespace("mounted::copied_from_any_filesystem");
+}
+
+/// Only run by the test above it, likewise.
+#[test]
+#[ignore = "needs a mount namespace of its own"]
+fn copied_from_any_filesystem() {
+    let merged = |chain: &Chain| tree_dump(&chain.view()).unwrap();
     let temp = tempfile::tempdir().unwrap();
-    probe(temp.path()).unwrap();
-    assert_eq!(std::fs::read_dir(temp.path()).unwrap().count(), 0);
-    let refused = probe(Path::new("/proc/self")).unwrap_err();
-    assert!(refused.to_string().contains("`/proc/self`"), "{refused}");
+    // What overlayfs would be given.
+    let plain = chain();
+    assert!(plain.stats.iter().all(|stats| stats.portable_marks == 0));
+    // Times of what no layer describes are the entries', so that the trees can be compared.
+    let expected = merged(&plain);
+
+    // Filesystems that refuse whiteouts or opaque directories.
+    let dir = |name: &str| {
+        let path = temp.path().join(name);
+        std::fs::create_dir(&path).unwrap();
+        path
+    };
+    let (lower, upper, work, overlay) = (dir("lower"), dir("upper"), dir("work"), dir("overlay"));
+    let layers = OverlayLayers {
+        lowers: vec![lower],
+    };
+    mount_overlay(&layers, &upper, &work, &overlay).unwrap();
+    let ramfs = dir("ramfs");
+    let flags = rustix::mount::MountFlags::empty();
+    rustix::mount::mount("ramfs", &ramfs, "ramfs", flags, None).unwrap();
+    for (place, keeps_xattrs) in [(&overlay, true), (&ramfs, false)] {
+        let chain = chain_in(place);
+        let marks: u64 = chain.stats.iter().map(|stats| stats.portable_marks).sum();
+        assert!(marks > 0, "{}", place.display());
+        let mut expected = expected.clone();
+        if !keeps_xattrs {
+            expected = expected.replace(" user.note=kept", "");
+        }
+        assert_eq!(merged(&chain), expected, "{}", place.display());
+        assert_eq!(copied(&chain), expected, "{}", place.display());
+    }
+    assert_eq!(copied(&plain), expected);
+    drop(plain);
+    for place in [overlay, ramfs] {
+        rustix::mount::unmount(&place, rustix::mount::UnmountFlags::DETACH).unwrap();
+    }
+}
+
+/// The dump of a copy.
+fn copied(chain: &Chain) -> String {
+    let target = tempfile::tempdir().unwrap();
+    let layers: Vec<_> = (0..chain.dirs.len())
+        .rev()
+        .map(|layer| chain.path(layer))
+        .collect();
+    copy_merged(&layers, target.path()).unwrap();
+    let root = RootDir::open(target.path()).unwrap();
+    tree_dump(&MergedView::new(vec![&root])).unwrap()
 }

@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use libcontainer::container::builder::ContainerBuilder;
@@ -20,10 +20,11 @@ use super::net_ns::{ContainerNetwork, PodNetwork};
 use super::pod::RuntimeLog;
 use super::rights::rights;
 use super::root;
+use super::rootfs::{Joined, join_layers};
 use crate::error::{HostError, StartError, Step};
 use crate::id_calls::MappedIds;
 use crate::isolation::Isolation;
-use crate::pod::ContainerSpec;
+use crate::pod::{ContainerSpec, Storage};
 use crate::runtime_spec::{self, DEFAULT_SHM_SIZE, SpecInput, runtime_spec};
 use crate::seccomp::Filter;
 use crate::users::{self, Identity};
@@ -42,6 +43,7 @@ pub(super) struct Container {
     pub(super) pidfd: OwnedFd,
     pub(super) network: ContainerNetwork,
     pub(super) not_given: Vec<String>,
+    pub(super) storage: Storage,
     /// For the pod to serve, until it takes it.
     pub(super) id_watch: Option<IdWatch>,
     workload: Workload,
@@ -68,7 +70,11 @@ impl Container {
         let host = &spec.host_config;
         let rights = rights(host, isolation)?;
         let dir = root::container_dir(&spec.name);
-        let rootfs = mount_rootfs(&dir, &spec)?;
+        let Joined {
+            rootfs,
+            storage,
+            not_kept,
+        } = join_layers(&dir, &spec)?;
         let root_fd = open_root(&rootfs)?;
         let identity = identity_of(&spec.user, &root_fd)?;
         check_mount_points(&root_fd)?;
@@ -109,6 +115,7 @@ impl Container {
         not_given.extend(rights.not_given);
         let (report_read, report_write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)
             .map_err(|errno| runtime_error("pipe2", errno))?;
+        not_given.extend(not_kept);
         let (prepared, id_watch) = prepare_watch(id_map, &identity)?;
         let workload = Workload {
             env: environment(&spec, &identity),
@@ -186,6 +193,7 @@ impl Container {
             pidfd,
             network,
             not_given,
+            storage,
             id_watch,
             workload,
             working_dir: spec.working_dir,
@@ -322,50 +330,6 @@ fn id_error(call: &str, errno: i32) -> StartError {
         }
         _ => runtime_error(call, std::io::Error::from_raw_os_error(errno)),
     }
-}
-
-fn mount_rootfs(dir: &Path, spec: &ContainerSpec) -> Result<PathBuf, StartError> {
-    root::make_dir(dir).map_err(StartError::Host)?;
-    for name in ["upper", "work", "rootfs", "bundle", "empty"] {
-        root::make_dir(&dir.join(name)).map_err(StartError::Host)?;
-    }
-    let mut lowers: Vec<PathBuf> = spec
-        .layers
-        .iter()
-        .map(|layer| Path::new(root::STORE).join(layer))
-        .collect();
-    if lowers.is_empty() {
-        lowers.push(dir.join("empty"));
-    }
-    let upper = dir.join("upper");
-    take_after(&upper, &lowers[0])?;
-    let rootfs = dir.join("rootfs");
-    let layers = smokegate_rootfs::OverlayLayers { lowers };
-    smokegate_rootfs::mount_overlay(&layers, &upper, &dir.join("work"), &rootfs).map_err(
-        |error| StartError::Host(HostError::new(Step::Overlay, "mount(overlay)", error)),
-    )?;
-    Ok(rootfs)
-}
-
-/// Gives the upper directory the mode and owner of the image's root: the overlay's root shows those of upper.
-fn take_after(upper: &Path, top: &Path) -> Result<(), StartError> {
-    let at = |call: &str, error| {
-        StartError::Host(HostError::new(
-            Step::Overlay,
-            format!("{call}({})", upper.display()),
-            error,
-        ))
-    };
-    let image = fs::metadata(top).map_err(|error| {
-        StartError::Host(HostError::new(
-            Step::Overlay,
-            format!("stat({})", top.display()),
-            error,
-        ))
-    })?;
-    fs::set_permissions(upper, image.permissions()).map_err(|error| at("chmod", error))?;
-    std::os::unix::fs::chown(upper, Some(image.uid()), Some(image.gid()))
-        .map_err(|error| at("chown", error))
 }
 
 fn open_root(rootfs: &Path) -> Result<OwnedFd, StartError> {

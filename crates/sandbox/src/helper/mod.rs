@@ -20,6 +20,7 @@ mod netlink;
 mod pod;
 mod rights;
 mod root;
+mod rootfs;
 mod store;
 mod user_ns;
 

@@ -50,6 +50,7 @@ pub(super) fn main(wire: Wire) -> i32 {
         child => {
             drop(wire);
             let _ = waitpid(Pid::from_raw(child), WaitOptions::empty());
+            root::remove_scratch();
             0
         }
     }
@@ -296,6 +297,7 @@ impl Pod<'_> {
                 let started = Started {
                     address: container.network.address,
                     not_given: container.not_given.clone(),
+                    storage: container.storage.clone(),
                 };
                 self.containers.push(container);
                 Answer::Started(started)
@@ -314,6 +316,7 @@ impl Pod<'_> {
         let started = Started {
             address: container.network.address,
             not_given: Vec::new(),
+            storage: container.storage.clone(),
         };
         let exec = container.exec(spec.args, stdio, &self.log);
         let tracked = exec.and_then(|(pid, pidfd, watch)| {

@@ -2,6 +2,8 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::XattrFlags;
@@ -107,6 +109,22 @@ pub(super) fn container_dir(name: &str) -> PathBuf {
         SCRATCH
     })
     .join(name)
+}
+
+/// A directory for a container on the store's disk.
+pub(super) fn scratch_dir(name: &str) -> PathBuf {
+    Path::new(SCRATCH).join(name)
+}
+
+/// Removes what containers left on the store's disk: the caller could not, where files have other owners than it.
+pub(super) fn remove_scratch() {
+    let (Ok(scratch), Ok(entries)) = (fs::File::open(SCRATCH), fs::read_dir(SCRATCH)) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        // What cannot be removed now is tried again by the caller.
+        let _ = smokegate_rootfs::remove_tree(scratch.as_fd(), entry.file_name().as_bytes());
+    }
 }
 
 /// Makes one directory of the pod's root; one that is there already is fine.
