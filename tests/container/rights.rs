@@ -329,3 +329,73 @@ at_every_level!(hardened:
     root_subuid_a_hardened_container_is_as_the_gate_file_says,
     rootless_a_hardened_container_is_as_the_gate_file_says
 );
+
+/// Process 1 is an init of ours, or the program itself as with Docker.
+fn init(level: Level) {
+    let Some(pod) = Pod::new(level) else { return };
+    for user in ["root", "app:web"] {
+        for (init, orphan) in [(true, "reaped"), (false, "a zombie")] {
+            let keys = format!("  user: {user}\n  init: {init}");
+            let words = "getpid then brief-orphan then link /proc/1/exe then descriptors then ls /proc/1/fd then id";
+            let seen = pod.ask(&keys, words);
+            assert_eq!(seen.first[0] == "1", !init, "{keys}: {:?}", seen.first);
+            assert_eq!(seen.first[1], orphan, "{keys}");
+            assert_ne!(seen.executed[0], "1", "{keys}");
+            for (process, lines) in seen.each() {
+                let own = lines[2].starts_with("/memfd:smokegate-init ");
+                assert_eq!(own, init, "{keys}, {process}: {lines:?}");
+                assert_eq!(fields(lines)["Seccomp"], ["2"], "{process}");
+            }
+            assert_eq!(
+                standard_descriptors(&seen.first),
+                ["0 /dev/null", "1 pipe", "2 pipe"]
+            );
+            let of_process_1: Vec<_> = seen.executed[1..]
+                .iter()
+                .filter(|line| line.len() == 1)
+                .collect();
+            if init {
+                assert_eq!(of_process_1, ["0", "1", "2"], "{keys}");
+            }
+        }
+    }
+    // The program's end is the container's, in the form a shell gives it.
+    for (words, code) in [
+        ("exit 7", "7"),
+        ("signal SIGTERM", "143"),
+        ("signal SIGSEGV", "139"),
+    ] {
+        let run = pod.run("  init: true", "{tcp: 8080}", words);
+        run.assert_code(1);
+        let cause = format!("error: the entrypoint exited with code {code} after");
+        assert!(run.stderr.contains(&cause), "{words}: {}", run.stderr);
+    }
+    let run = pod.run("  init: true", "{tcp: 8080}", "serve");
+    run.assert_code(0);
+}
+
+at_every_level!(init:
+    root_init_reaps_and_ends_as_the_program_does,
+    root_subuid_init_reaps_and_ends_as_the_program_does,
+    rootless_init_reaps_and_ends_as_the_program_does
+);
+
+/// The stop signal arrives at who handles it, fetches it, or is the child of an init.
+fn stop_signal(level: Level) {
+    let Some(pod) = Pod::new(level) else { return };
+    for user in ["root", "app:web"] {
+        for init in [true, false] {
+            let keys = format!("  user: {user}\n  init: {init}");
+            let run = pod.run(&keys, "{tcp: 8080}", "sigwait-term serve");
+            run.assert_code(0);
+            let log = pod.context().app_log();
+            assert_eq!(log.last().unwrap(), "fetched signal 15", "{keys}: {log:?}");
+        }
+    }
+}
+
+at_every_level!(stop_signal:
+    root_stop_signal_reaches_who_waits_for_it,
+    root_subuid_stop_signal_reaches_who_waits_for_it,
+    rootless_stop_signal_reaches_who_waits_for_it
+);

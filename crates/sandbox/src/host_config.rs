@@ -18,6 +18,8 @@ pub struct HostConfig {
     pub no_new_privileges: bool,
     /// Whether its root is mounted read-only.
     pub read_only: bool,
+    /// Whether process 1 is an init, which passes signals on and reaps, and the program its child.
+    pub init: bool,
     /// Size of `/dev/shm` in bytes; Docker's 64 MiB where nothing is said.
     pub shm_size: Option<u64>,
     /// Resource limits; the others are those of smokegate itself.

@@ -4,7 +4,7 @@
 //! A memfd with all seals cannot be written, and the copy is not the file on disk.
 
 use std::fs::File;
-use std::io::{self, Seek};
+use std::io::{self, Read, Seek};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::OnceLock;
@@ -27,15 +27,19 @@ pub(crate) fn executable() -> io::Result<PathBuf> {
 }
 
 fn make() -> io::Result<OwnedFd> {
+    seal("smokegate", &mut File::open("/proc/self/exe")?)
+}
+
+/// A file in memory that can be executed and never be changed again.
+pub(crate) fn seal(name: &str, from: &mut impl Read) -> io::Result<OwnedFd> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     // Kernels before 6.3 do not know MFD_EXEC; later ones may demand it (sysctl vm.memfd_noexec).
-    let copy = match memfd_create("smokegate", flags | MemfdFlags::EXEC) {
-        Err(Errno::INVAL) => memfd_create("smokegate", flags)?,
+    let copy = match memfd_create(name, flags | MemfdFlags::EXEC) {
+        Err(Errno::INVAL) => memfd_create(name, flags)?,
         other => other?,
     };
-    let mut from = File::open("/proc/self/exe")?;
     let mut to = File::from(copy);
-    io::copy(&mut from, &mut to)?;
+    io::copy(from, &mut to)?;
     to.rewind()?;
     let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
     fcntl_add_seals(&to, seals)?;

@@ -19,7 +19,7 @@ use std::process::{self, Command};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const SIGILL: i32 = 4;
 const SIGABRT: i32 = 6;
@@ -41,6 +41,8 @@ unsafe extern "C" {
     fn _exit(code: i32) -> !;
     fn dup2(old: i32, new: i32) -> i32;
     fn syscall(number: i64, ...) -> i64;
+    fn sigprocmask(how: i32, set: *const [u64; 16], old: *mut [u64; 16]) -> i32;
+    fn sigwait(set: *const [u64; 16], number: *mut i32) -> i32;
     fn setuid(uid: u32) -> i32;
     fn setgroups(count: usize, list: *const u32) -> i32;
 }
@@ -120,6 +122,9 @@ fn run(words: VecDeque<String>) -> io::Result<()> {
                     Command::new("/proc/self/exe").arg("hang").spawn()?;
                 }
             }
+            // As inits do: no handler, the signal is fetched.
+            "sigwait-term" => return sigwait_term(words),
+            "brief-orphan" => return brief_orphan(),
             "print" => println!("{}", words.next("text")?),
             "sleep-then" => pause(&words.next("seconds")?)?,
             "into" => divert(&words.next("file")?)?,
@@ -253,6 +258,52 @@ fn spawn_orphan() -> io::Result<()> {
         .env("PROBE_TARGET_ORPHAN", "1")
         .status()
         .map(drop)
+}
+
+/// Does the rest in a thread while the first one waits for SIGTERM.
+fn sigwait_term(words: Words) -> io::Result<()> {
+    const SIG_BLOCK: i32 = 0;
+    // The kernel's set of 64 signals is the beginning of the C library's.
+    let mut set = [0_u64; 16];
+    set[0] = 1 << (SIGTERM - 1);
+    unsafe { sigprocmask(SIG_BLOCK, &set, std::ptr::null_mut()) };
+    thread::spawn(move || {
+        if let Err(error) = run(words.0) {
+            eprintln!("probe-target: {error}");
+        }
+    });
+    let mut number = 0;
+    unsafe { sigwait(&set, &mut number) };
+    println!("fetched signal {number}");
+    process::exit(0)
+}
+
+/// Says what becomes of a process whose parent is gone once it has ended: whether process 1 reaps it.
+fn brief_orphan() -> io::Result<()> {
+    const LONG: Duration = Duration::from_secs(3);
+    if env::var_os("PROBE_TARGET_ORPHAN").is_some() {
+        let mut sleep = Command::new("/proc/self/exe");
+        let orphan = sleep.args(["sleep", "0.1"]).stdout(process::Stdio::null());
+        println!("{}", orphan.spawn()?.id());
+        process::exit(0);
+    }
+    let mut parent = Command::new("/proc/self/exe");
+    let parent = parent.arg("brief-orphan").env("PROBE_TARGET_ORPHAN", "1");
+    let pid = String::from_utf8_lossy(&parent.output()?.stdout).trim().to_owned();
+    let stat = format!("/proc/{pid}/stat");
+    let mut zombie_since = None;
+    loop {
+        let Ok(text) = fs::read_to_string(&stat) else {
+            return print("reaped\n");
+        };
+        if text.contains(") Z ") {
+            let since = zombie_since.get_or_insert_with(Instant::now);
+            if since.elapsed() > LONG {
+                return print("a zombie\n");
+            }
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
 }
 
 /// Dies by a signal, also as PID 1, whose own signals the kernel drops (pid_namespaces(7)).

@@ -20,6 +20,9 @@ pub(super) fn lay_over(host: &mut HostConfig, part: &Container) {
     if let Some(read_only) = &part.read_only {
         host.read_only = read_only.value;
     }
+    if let Some(init) = &part.init {
+        host.init = init.value;
+    }
     if let Some(size) = &part.shm_size {
         host.shm_size = Some(size.value.0);
     }

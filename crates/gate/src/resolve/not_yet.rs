@@ -51,7 +51,6 @@ impl Resolver<'_> {
     }
 
     fn refuse_in_container(&mut self, container: &Container) {
-        let on = |flag: &Option<Spanned<bool>>| flag.as_ref().filter(|f| f.value).map(|f| f.span);
         let volumes = container
             .volumes
             .as_ref()
@@ -62,7 +61,6 @@ impl Resolver<'_> {
             .as_ref()
             .and_then(|secrets| secrets.iter().next());
         self.not_yet("secrets", secrets.map(|(name, _)| name.span));
-        self.not_yet("init", on(&container.init));
         self.not_yet(
             "mem_limit",
             container.mem_limit.as_ref().map(|size| size.span),

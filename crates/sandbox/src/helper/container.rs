@@ -128,6 +128,7 @@ impl Container {
             bounding: rights.bounding,
             ulimits: host.ulimits.clone(),
             no_new_privileges: host.no_new_privileges,
+            init: host.init,
             report: report_write.as_raw_fd(),
         };
         let bundle = dir.join("bundle");
@@ -212,6 +213,7 @@ impl Container {
         let user_namespace;
         let mut workload = self.workload.clone();
         workload.report = report_write.as_raw_fd();
+        workload.init = false;
         let process = root::container_dir(&self.name).join("bundle/process.json");
         let text = runtime_spec::process(&args, &self.working_dir)
             .map_err(std::io::Error::other)

@@ -24,6 +24,7 @@ use rustix::thread::{CapabilitySet, CapabilitySets, Gid, LinkNameSpaceType, Uid,
 use serde::{Deserialize, Serialize};
 
 use super::id_watch::Installation;
+use super::init;
 use super::user_ns::{map_single_id, unshare};
 use crate::capabilities;
 use crate::host_config::Ulimit;
@@ -55,6 +56,8 @@ pub(super) struct Workload {
     pub(super) bounding: CapabilitySet,
     pub(super) ulimits: Vec<Ulimit>,
     pub(super) no_new_privileges: bool,
+    /// Whether this process stays behind as an init.
+    pub(super) init: bool,
     pub(super) args: Vec<String>,
     pub(super) env: Vec<String>,
     /// Where a [`Failure`] is written; close-on-exec.
@@ -102,6 +105,15 @@ impl Workload {
         if let Err((call, error)) = self.take_identity() {
             return Failure {
                 call: call.into_owned(),
+                errno: error.raw_os_error().unwrap_or(0),
+                exec: None,
+            };
+        }
+        if self.init
+            && let Err((call, error)) = init::stay_behind(&self.env_strings())
+        {
+            return Failure {
+                call: call.to_owned(),
                 errno: error.raw_os_error().unwrap_or(0),
                 exec: None,
             };
@@ -187,6 +199,12 @@ impl Workload {
                     .map_err(|e| ("setns(CLONE_NEWUSER)", e.into()))
             }
         }
+    }
+
+    /// The environment without what no program can be given.
+    fn env_strings(&self) -> Vec<CString> {
+        let strings = self.env.iter().map(|entry| CString::new(entry.as_bytes()));
+        strings.filter_map(Result::ok).collect()
     }
 
     fn execute(&self) -> Failure {

@@ -15,6 +15,7 @@
 mod container;
 mod executor;
 mod id_watch;
+mod init;
 mod net_ns;
 mod netlink;
 mod pod;

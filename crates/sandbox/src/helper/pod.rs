@@ -368,17 +368,23 @@ fn send_signal(pid: Pid, signal: i32) -> Option<Delivery> {
     (unsafe { libc::kill(pid.as_raw_nonzero().get(), signal) } == 0).then_some(delivery)
 }
 
-/// Looks at the signals that a process handles, or blocks to wait for them as tini does with sigtimedwait(2): the
-/// masks SigCgt and SigBlk in /proc/PID/status (proc(5)).
+/// Looks at what a process has arranged: a handler, or to fetch the signal later: it is blocked then, and for as long
+/// as the process waits for it in sigwait(3), in /proc neither blocked nor caught. Inits such as tini do the latter.
+/// Masks of /proc/PID/status and the number in /proc/PID/syscall are described in proc(5).
 fn delivery(pid: Pid, signal: i32) -> Delivery {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero()));
-    let status = status.unwrap_or_default();
-    let is_in = |name: &str| {
-        let mask = status.lines().find_map(|line| line.strip_prefix(name));
-        let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
-        mask.is_some_and(|mask| signal > 0 && (mask >> (signal - 1)) & 1 == 1)
+    let place = format!("/proc/{}", pid.as_raw_nonzero());
+    let status = std::fs::read_to_string(format!("{place}/status")).unwrap_or_default();
+    let has = |mask: &str| {
+        let mask = status.lines().find_map(|line| line.strip_prefix(mask));
+        let bits = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+        bits.is_some_and(|bits| signal > 0 && (bits >> (signal - 1)) & 1 == 1)
     };
-    if is_in("SigCgt:") || is_in("SigBlk:") || signal == libc::SIGKILL {
+    let may_wait_for_it = || match std::fs::read_to_string(format!("{place}/syscall")) {
+        Ok(text) => text.split(' ').next() == Some(&libc::SYS_rt_sigtimedwait.to_string()),
+        // Nobody knows, where smokegate is root without CAP_SYS_PTRACE.
+        Err(_) => true,
+    };
+    if signal == libc::SIGKILL || has("SigCgt:") || has("SigBlk:") || may_wait_for_it() {
         Delivery::Handled
     } else {
         Delivery::Ignored
