@@ -9,6 +9,8 @@ mod container;
 mod failures;
 mod host;
 mod id_refusals;
+mod plan;
+mod platforms;
 mod pods;
 mod probes;
 mod ship;

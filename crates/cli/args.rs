@@ -114,6 +114,12 @@ pub(crate) struct RunArgs {
     /// Run only this variant of the gate file (repeatable)
     #[arg(long, value_name = "NAME")]
     pub(crate) variant: Vec<String>,
+    /// Stop all variants when one does not pass
+    #[arg(long)]
+    pub(crate) fail_fast: bool,
+    /// Show what would be run, with secrets masked, and run nothing
+    #[arg(long)]
+    pub(crate) plan: bool,
     /// How many variants run side by side [default: the number of cores]
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     pub(crate) parallel: Option<usize>,

@@ -300,6 +300,7 @@ fn hint_of(verdict: &VariantVerdict) -> Option<String> {
         }
         Decision::Inconclusive(Inconclusive::IdMap { level, .. }) => Some(id_map_hint(*level).into()),
         Decision::Inconclusive(Inconclusive::NotGiven { hint, .. }) => Some(hint.clone()),
+        Decision::Inconclusive(Inconclusive::Stopped { .. }) => None,
         Decision::Inconclusive(smokegate_gate::Inconclusive::Port { .. }) => Some(
             "free the port (ss -ltnp shows who has it), or publish 0:PORT to take any free one".into(),
         ),
@@ -483,6 +484,8 @@ impl From<PlanError> for Failure {
                 .hint("write it in the Dockerfile as PORT, PORT/tcp or FIRST-LAST/tcp, or name one with --publish 18080:PORT"),
             PlanError::Volume(_) => Self::new(ExitStatus::GateFailed, error.to_string())
                 .hint("name a directory below / in the Dockerfile, such as VOLUME /data"),
+            PlanError::NoPlatform { .. } => Self::new(ExitStatus::Image, error.to_string())
+                .hint("build it for this platform, or name one that is there with --platform"),
             PlanError::Flag(_) => Self::usage(error.to_string()),
         }
     }

@@ -2,9 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use smokegate_gate::gate_file::{GateFile, GateFileError, ParseOptions, ServiceImage, Source};
+use smokegate_gate::gate_file::{
+    GateFile, GateFileError, ParseOptions, Platforms, ServiceImage, Source,
+};
 use smokegate_gate::{GatePlan, GateRequest, ResolveError, ResolveInput, resolve, service_images};
-use smokegate_image::{Image, ImageSource, PlatformImage};
+use smokegate_image::{Image, ImageSource, Platform, PlatformImage};
 use smokegate_sandbox::Isolation;
 
 use crate::args::RunArgs;
@@ -30,6 +32,8 @@ pub(crate) struct LoadedFile {
 #[derive(Debug)]
 pub(crate) struct Prepared {
     pub(crate) plan: GatePlan,
+    /// The platforms of the image under test, in its order.
+    pub(crate) platforms: Vec<String>,
     /// Images of the services, in the order in which the plan numbers them.
     pub(crate) services: Vec<PlatformImage>,
     /// Whether only some of the variants are run.
@@ -81,11 +85,18 @@ impl LoadedFile {
         self.file.min_isolation.as_ref().map(|level| level.value)
     }
 
+    /// Whether it says which platforms are run, so that the host's need not be there.
+    pub(crate) fn names_platforms(&self) -> bool {
+        let mut variants = self.file.variants.iter();
+        self.file.platforms.is_some() || variants.any(|(_, variant)| variant.platform.is_some())
+    }
+
     /// Opens the services' images and resolves everything into a plan.
     pub(crate) async fn prepare(
         &self,
         request: &GateRequest,
         run: &RunArgs,
+        platform: Option<&Platform>,
         image: &Image,
         printer: Printer,
     ) -> Result<Prepared, Failure> {
@@ -96,11 +107,21 @@ impl LoadedFile {
             }
         }
         let configs: Vec<_> = services.iter().map(|service| &service.config).collect();
+        let platforms = image.platforms().iter();
+        let platforms: Vec<_> = platforms
+            .map(|one| (one.platform.as_str(), &one.config))
+            .collect();
+        let wanted = platform.cloned().unwrap_or_else(Platform::host);
+        let offered: Option<Platform> = image.selected().platform.parse().ok();
+        let selected = offered.and_then(|offered| wanted.rank(&offered));
+        let selected = selected.map(|_| image.selected_index());
         let plan = resolve(&ResolveInput {
             file: &self.file,
             source: &self.source,
             request,
-            app: &image.selected().config,
+            platforms: &platforms,
+            selected,
+            platform_is_asked: platform.is_some(),
             services: &configs,
             env_file: &|name| settings::env_file(&self.dir.join(name)),
             only: &run.variant,
@@ -108,11 +129,25 @@ impl LoadedFile {
         })?;
         let plan = GatePlan {
             parallel: run.parallel.unwrap_or(plan.parallel),
+            fail_fast: run.fail_fast,
             ..plan
         };
-        let partial = !run.variant.is_empty() && plan.variants.len() < self.file.variants.len();
+        let left_out = |name: &str| !run.variant.iter().any(|wanted| wanted == name);
+        let mut variants = self.file.variants.names();
+        let some = !run.variant.is_empty() && variants.any(left_out);
+        // What the file wants tested and a flag leaves out.
+        let all = match &self.file.platforms {
+            Some(Platforms::All) => image.platforms().len(),
+            Some(Platforms::These(list)) => list.len(),
+            None => 0,
+        };
+        let partial = some || (platform.is_some() && all > 1);
         Ok(Prepared {
             plan,
+            platforms: platforms
+                .iter()
+                .map(|(name, _)| (*name).to_owned())
+                .collect(),
             services,
             partial,
         })

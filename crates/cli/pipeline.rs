@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use smokegate_gate::{Cleared, RunEnvironment, Verdict};
-use smokegate_image::{Compression, DiffId, Image, ImageSource, Layer, LayerDigest, OpenOptions};
+use smokegate_image::{
+    Compression, DiffId, Digest, Image, ImageSource, Layer, LayerDigest, OpenOptions,
+};
 use smokegate_registry::{Publisher, PushReport, Target};
 use smokegate_sandbox::IdMap;
 use tokio::sync::mpsc;
@@ -109,9 +111,10 @@ pub(crate) async fn gate(
     Ok(verdict?)
 }
 
-/// Publishes an image that a verdict cleared.
+/// Publishes an image that a verdict cleared, and whose `tested` manifests were run.
 pub(crate) async fn publish_cleared(
     cleared: &Cleared<Image>,
+    tested: &[Digest],
     publisher: &Publisher,
     targets: &[Target],
     printer: Printer,
@@ -124,7 +127,11 @@ pub(crate) async fn publish_cleared(
             layer.diff_id.clone(),
         )
     };
-    let tested: HashSet<_> = image.selected().layers.iter().map(pair).collect();
+    let tested = image
+        .platforms()
+        .iter()
+        .filter(|one| tested.contains(&one.manifest));
+    let tested: HashSet<_> = tested.flat_map(|one| one.layers.iter().map(pair)).collect();
     let known = move |blob: &LayerDigest, diff_id: &DiffId| {
         tested.contains(&(blob.clone(), diff_id.clone()))
     };

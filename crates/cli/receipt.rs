@@ -12,6 +12,7 @@ use smokegate_sandbox::{ExitStatus as ProcessStatus, Storage};
 use crate::exit_code::ExitStatus;
 use crate::failure::Failure;
 use crate::gate_file::Prepared;
+use crate::plan_document;
 
 /// Raised when a field changes its meaning or goes; new fields do not raise it.
 const VERSION: u32 = 1;
@@ -30,7 +31,7 @@ pub(crate) struct Receipt {
     pub(crate) image: ImageRecord,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) isolation: Option<IsolationRecord>,
-    /// Digest of the resolved plan.
+    /// Digest of the resolved plan: the one that `--plan` shows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) plan: Option<Digest>,
     #[serde(default)]
@@ -115,6 +116,11 @@ pub(crate) struct RunTimings {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct VariantRecord {
     pub(crate) name: String,
+    #[serde(default)]
+    pub(crate) platform: String,
+    /// Whether another variant's end stopped it (`--fail-fast`): nothing was decided then.
+    #[serde(default)]
+    pub(crate) stopped: bool,
     pub(crate) verdict: VerdictWord,
     /// The cause in one sentence, when it did not pass.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -255,11 +261,10 @@ impl Receipt {
 
     /// Adds what the gate decided.
     pub(crate) fn record_verdict(&mut self, verdict: &Verdict, prepared: &Prepared) {
-        let plan = &prepared.plan;
         self.partial = prepared.partial;
         self.services = prepared.services.iter().map(platform_record).collect();
         self.verdict = Some(overall(verdict));
-        self.plan = Some(Digest::sha256(format!("{plan:?}").as_bytes()));
+        self.plan = Some(plan_document::digest(prepared));
         self.isolation = Some(IsolationRecord {
             level: verdict.isolation.to_string(),
             not_tested: verdict.not_tested.clone(),
@@ -269,7 +274,7 @@ impl Receipt {
         let all = std::mem::take(&mut self.image.untested);
         let (tested, untested) = all
             .into_iter()
-            .partition(|one| one.manifest == verdict.manifest);
+            .partition(|one| verdict.manifests.contains(&one.manifest));
         (self.image.tested, self.image.untested) = (tested, untested);
     }
 
@@ -383,6 +388,8 @@ fn variant_record(variant: &VariantVerdict) -> VariantRecord {
     let cause = variant.cause();
     VariantRecord {
         name: variant.name.clone(),
+        platform: variant.platform.clone(),
+        stopped: variant.decision.was_stopped(),
         verdict: word(variant),
         cause: (!cause.is_empty()).then_some(cause),
         probes: variant.probes.iter().map(probe_record).collect(),

@@ -38,8 +38,11 @@ pub(crate) fn store(common: &CommonArgs) -> Result<PathBuf, Failure> {
 }
 
 /// How the image is read.
-pub(crate) fn open_options(source: &SourceArgs) -> OpenOptions {
+///
+/// `may_be_foreign` lets an image in that has not the host's platform.
+pub(crate) fn open_options(source: &SourceArgs, may_be_foreign: bool) -> OpenOptions {
     let mut options = OpenOptions::new(env::temp_dir());
+    options.require_platform = !may_be_foreign;
     if let Some(platform) = &source.platform {
         options.platform = platform.clone();
         options.require_platform = true;

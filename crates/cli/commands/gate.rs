@@ -15,17 +15,39 @@ pub(crate) async fn run(
     printer: Printer,
 ) -> Result<ExitStatus, Failure> {
     let file = LoadedFile::find(&args.run, false, printer)?;
+    let foreign = file.as_ref().is_some_and(LoadedFile::names_platforms);
+    let options = settings::open_options(&args.source, foreign);
+    let target = super::RunTarget {
+        file: file.as_ref(),
+        run: &args.run,
+        platform: args.source.platform.as_ref(),
+        scratch: options.spool_dir.clone(),
+        printer,
+    };
+    let named = args.source.image.to_string();
+    if args.run.plan {
+        let image = args.source.image.clone();
+        let (image, opened) = pipeline::open("image", image, options, printer).await?;
+        let mut receipt = Receipt::new(named, &image, opened);
+        let prepared = target.prepare(&image, &mut receipt).await?;
+        return Ok(super::show_plan(
+            &prepared,
+            &image,
+            &[],
+            common.format,
+            printer,
+        ));
+    }
     let settings = GateSettings {
         store: settings::store(common)?,
         report_dir: args.run.report_dir.clone(),
         id_map: settings::id_map(&args.run)?,
     };
     super::check_isolation(file.as_ref(), &settings.id_map)?;
-    let named = args.source.image.to_string();
-    let options = settings::open_options(&args.source);
-    let (image, opened) = pipeline::open("image", args.source.image, options, printer).await?;
+    let image = args.source.image.clone();
+    let (image, opened) = pipeline::open("image", image, options, printer).await?;
     let mut receipt = Receipt::new(named, &image, opened);
-    let prepared = super::prepare(file.as_ref(), &args.run, &image, &mut receipt, printer).await?;
+    let prepared = target.prepare(&image, &mut receipt).await?;
     let verdict = super::gate(&image, &prepared, &settings, &mut receipt, printer).await?;
     super::report(
         &receipt,

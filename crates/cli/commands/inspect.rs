@@ -16,7 +16,7 @@ pub(crate) async fn run(
     common: &CommonArgs,
     printer: Printer,
 ) -> Result<ExitStatus, Failure> {
-    let mut options = settings::open_options(&args.source);
+    let mut options = settings::open_options(&args.source, false);
     options.require_platform = args.source.platform.is_some();
     let source = args.source.image;
     let image = if let smokegate_image::ImageSource::Registry { .. } = source {

@@ -6,14 +6,14 @@ mod inspect;
 mod push;
 mod ship;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
 use clap::error::ErrorKind;
-use smokegate_gate::{Decision, Verdict};
-use smokegate_image::Image;
+use smokegate_gate::Verdict;
+use smokegate_image::{Image, Platform};
 use smokegate_sandbox::IdMap;
 
 use crate::args::{Arguments, Command, Format, RunArgs};
@@ -21,9 +21,10 @@ use crate::exit_code::ExitStatus;
 use crate::failure::Failure;
 use crate::gate_file::{LoadedFile, Prepared};
 use crate::pipeline::{self, GateSettings};
+use crate::plan_document;
 use crate::printer::Printer;
 use crate::receipt::Receipt;
-use crate::report::{github, publishing, summary};
+use crate::report::{github, publishing, summary, yaml};
 use crate::settings;
 
 /// How long an interrupted run may take to end its pods.
@@ -133,36 +134,94 @@ fn ask_for_reports_of_bugs(printer: Printer) {
     }));
 }
 
-/// Settles what will be run. An image with nothing to run has failed, and the receipt says so.
-async fn prepare(
-    file: Option<&LoadedFile>,
-    run: &RunArgs,
-    image: &Image,
-    receipt: &mut Receipt,
+/// What a command that runs an image was told of it.
+struct RunTarget<'a> {
+    file: Option<&'a LoadedFile>,
+    run: &'a RunArgs,
+    /// `--platform`.
+    platform: Option<&'a Platform>,
+    /// Where small files may be written.
+    scratch: PathBuf,
     printer: Printer,
-) -> Result<Prepared, Failure> {
-    let request = settings::gate_request(run)?;
-    let prepared = match file {
-        Some(file) => file.prepare(&request, run, image, printer).await,
-        None if !run.variant.is_empty() => Err(Failure::usage(
-            "--variant names a variant of a gate file, and there is none",
-        )
-        .hint("name the file with --file, or leave --variant out")),
-        None => smokegate_gate::plan(&request, &image.selected().config)
-            .map(|plan| Prepared {
-                plan,
-                services: Vec::new(),
-                partial: false,
-            })
-            .map_err(Failure::from),
-    };
-    if let Err(failure) = &prepared
-        && failure.status == ExitStatus::GateFailed
-    {
-        receipt.record_failure(failure);
-        write_reports(receipt, &run.report_dir)?;
+}
+
+impl RunTarget<'_> {
+    /// Settles what will be run. An image with nothing to run has failed, and the receipt says so.
+    async fn prepare(&self, image: &Image, receipt: &mut Receipt) -> Result<Prepared, Failure> {
+        let prepared = self.resolve(image).await;
+        let prepared = prepared.and_then(|prepared| match self.run.plan {
+            true => Ok(prepared),
+            false => self.check_platforms(image, &prepared).map(|()| prepared),
+        });
+        if let Err(failure) = &prepared
+            && matches!(failure.status, ExitStatus::GateFailed | ExitStatus::Host)
+            && !self.run.plan
+        {
+            receipt.record_failure(failure);
+            write_reports(receipt, &self.run.report_dir)?;
+        }
+        prepared
     }
-    prepared
+
+    async fn resolve(&self, image: &Image) -> Result<Prepared, Failure> {
+        let request = settings::gate_request(self.run)?;
+        match self.file {
+            Some(file) => {
+                file.prepare(&request, self.run, self.platform, image, self.printer)
+                    .await
+            }
+            None if !self.run.variant.is_empty() => Err(Failure::usage(
+                "--variant names a variant of a gate file, and there is none",
+            )
+            .hint("name the file with --file, or leave --variant out")),
+            None => {
+                let config = &image.selected().config;
+                let plan = smokegate_gate::plan(&request, config, image.selected_index());
+                let platforms = image.platforms().iter();
+                Ok(Prepared {
+                    plan: plan?,
+                    platforms: platforms.map(|one| one.platform.clone()).collect(),
+                    services: Vec::new(),
+                    partial: false,
+                })
+            }
+        }
+    }
+
+    /// Refuses platforms whose programs this host cannot execute.
+    fn check_platforms(&self, image: &Image, prepared: &Prepared) -> Result<(), Failure> {
+        for variant in &prepared.plan.variants {
+            let name = &image.platforms()[variant.platform].platform;
+            let Ok(platform) = name.parse() else {
+                continue;
+            };
+            if let Some(why) = smokegate_sandbox::cannot_execute(&platform, &self.scratch) {
+                let cause = format!("this host cannot execute programs for {name}: {why}");
+                let hint = format!(
+                    "install an emulator (apt-get install qemu-user-static; docker run --privileged --rm tonistiigi/binfmt --install {}), run it on such a host, or take the platform out of `platforms` or --platform",
+                    platform.architecture
+                );
+                return Err(Failure::new(ExitStatus::Host, cause).hint(hint));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Shows what would be run, on standard output.
+fn show_plan(
+    prepared: &Prepared,
+    image: &Image,
+    tags: &[String],
+    format: Format,
+    printer: Printer,
+) -> ExitStatus {
+    let document = plan_document::whole(prepared, image, tags);
+    match format {
+        Format::Json => printer.data(format!("{document:#}")),
+        Format::Human => printer.data(yaml::text(&document).trim_end()),
+    }
+    ExitStatus::Success
 }
 
 /// Refuses an isolation level below the one that the gate file asks for.
@@ -230,7 +289,8 @@ fn report(
         Format::Human => refs.iter().for_each(|reference| printer.data(reference)),
     }
     if let Some(actions) = &actions {
-        for variant in verdict.variants.iter().filter(|v| !v.decision.passed()) {
+        let failed = verdict.variants.iter();
+        for variant in failed.filter(|v| !v.decision.passed() && !v.decision.was_stopped()) {
             github::annotate(printer, &variant.name, &variant.cause());
         }
         if let Err(error) = github::record(actions, receipt, refs) {
@@ -241,7 +301,7 @@ fn report(
     }
     let mut status = ExitStatus::Success;
     for variant in &verdict.variants {
-        if let Decision::Passed = variant.decision {
+        if variant.decision.passed() || variant.decision.was_stopped() {
             continue;
         }
         let logs = report_dir.join("logs").join(&variant.name);

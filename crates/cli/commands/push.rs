@@ -22,7 +22,7 @@ pub(crate) async fn run(
             .hint("name one or more with --tag REGISTRY/REPO:TAG"));
     }
     let named = args.source.image.to_string();
-    let mut options = settings::open_options(&args.source);
+    let mut options = settings::open_options(&args.source, false);
     // An image for another platform can be published as well as any.
     options.require_platform = args.source.platform.is_some();
     let spool = options.spool_dir.clone();

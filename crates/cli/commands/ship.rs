@@ -25,11 +25,36 @@ pub(crate) async fn run(
         return Err(Failure::usage("no tag to publish to")
             .hint("name one or more with --tag REGISTRY/REPO:TAG, or only judge the image with `smokegate gate`"));
     }
-    if !args.run.variant.is_empty() && !args.publish.allow_partial {
+    if !args.run.plan && !args.run.variant.is_empty() && !args.publish.allow_partial {
         return Err(Failure::usage(
             "a run of some variants does not clear an image for publishing",
         )
         .hint("leave --variant out, or say --allow-partial"));
+    }
+    let foreign = file.as_ref().is_some_and(LoadedFile::names_platforms);
+    let options = settings::open_options(&args.source, foreign);
+    let spool = options.spool_dir.clone();
+    let target = super::RunTarget {
+        file: file.as_ref(),
+        run: &args.run,
+        platform: args.source.platform.as_ref(),
+        scratch: spool.clone(),
+        printer,
+    };
+    let named = args.source.image.to_string();
+    if args.run.plan {
+        let image = args.source.image.clone();
+        let (image, opened) = pipeline::open("image", image, options, printer).await?;
+        let mut receipt = Receipt::new(named, &image, opened);
+        let prepared = target.prepare(&image, &mut receipt).await?;
+        let tags: Vec<String> = targets.iter().map(ToString::to_string).collect();
+        return Ok(super::show_plan(
+            &prepared,
+            &image,
+            &tags,
+            common.format,
+            printer,
+        ));
     }
     let settings = GateSettings {
         store: settings::store(common)?,
@@ -37,12 +62,16 @@ pub(crate) async fn run(
         id_map: settings::id_map(&args.run)?,
     };
     super::check_isolation(file.as_ref(), &settings.id_map)?;
-    let named = args.source.image.to_string();
-    let options = settings::open_options(&args.source);
-    let spool = options.spool_dir.clone();
-    let (image, opened) = pipeline::open("image", args.source.image, options, printer).await?;
+    let image = args.source.image.clone();
+    let (image, opened) = pipeline::open("image", image, options, printer).await?;
     let mut receipt = Receipt::new(named.clone(), &image, opened);
-    let prepared = super::prepare(file.as_ref(), &args.run, &image, &mut receipt, printer).await?;
+    let prepared = target.prepare(&image, &mut receipt).await?;
+    if prepared.partial && !args.publish.allow_partial {
+        return Err(Failure::usage(
+            "a run on some of the platforms that the gate file wants tested does not clear an image for publishing",
+        )
+        .hint("leave --platform out, or say --allow-partial"));
+    }
 
     let publisher = Publisher::new(
         settings::registry_options(&args.publish),
@@ -61,9 +90,11 @@ pub(crate) async fn run(
             super::push::show_plan(&publisher, cleared.get(), &targets, printer).await?;
             Ok(())
         }
-        Ok(cleared) => pipeline::publish_cleared(&cleared, &publisher, &targets, printer)
-            .await
-            .map(|(report, took)| receipt.record_push(&report, took)),
+        Ok(cleared) => {
+            pipeline::publish_cleared(&cleared, &verdict.manifests, &publisher, &targets, printer)
+                .await
+                .map(|(report, took)| receipt.record_push(&report, took))
+        }
     };
     if let Err(failure) = &published {
         receipt.record_failure(failure);

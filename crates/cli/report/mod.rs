@@ -4,3 +4,4 @@ pub(crate) mod github;
 pub(crate) mod progress;
 pub(crate) mod publishing;
 pub(crate) mod summary;
+pub(crate) mod yaml;

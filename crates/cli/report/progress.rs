@@ -1,6 +1,6 @@
 //! Plain progress lines on standard error, from the event stream.
 
-use smokegate_gate::{Decision, Event};
+use smokegate_gate::{Decision, Event, Inconclusive};
 
 use crate::printer::{Printer, Tone, harmless};
 
@@ -77,6 +77,7 @@ pub(crate) fn show(printer: Printer, event: &Event) {
             let (tone, word) = match verdict.decision {
                 Decision::Passed => (Tone::Good, "passed"),
                 Decision::Failed(_) => (Tone::Bad, "failed"),
+                Decision::Inconclusive(Inconclusive::Stopped { .. }) => (Tone::Hint, "stopped"),
                 Decision::Inconclusive(_) => (Tone::Bad, "inconclusive"),
             };
             let variant = format!("variant {}", verdict.name);

@@ -29,6 +29,7 @@ pub(crate) fn markdown(receipt: &Receipt) -> String {
             let verdict = match variant.verdict {
                 VerdictWord::Passed => "passed",
                 VerdictWord::Failed => "**failed**",
+                VerdictWord::Inconclusive if variant.stopped => "stopped",
                 VerdictWord::Inconclusive => "**inconclusive**",
             };
             let _ = writeln!(

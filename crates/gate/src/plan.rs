@@ -19,13 +19,17 @@ pub struct GatePlan {
     pub variants: Vec<VariantPlan>,
     /// How many variants run at the same time.
     pub parallel: usize,
+    /// Whether the first variant that does not pass stops the others.
+    pub fail_fast: bool,
 }
 
 /// One way of running the image: a pod of its own.
 #[derive(Clone, Debug)]
 pub struct VariantPlan {
-    /// Its name.
+    /// Its name; with the platform after an `@` where it runs on several.
     pub name: String,
+    /// Which platform of the image it runs, by its place in the image.
+    pub platform: usize,
     /// The services that the app needs, and theirs; each after those it depends on.
     pub services: Vec<ServicePlan>,
     /// The app's container.

@@ -57,6 +57,14 @@ pub enum PlanError {
     /// A VOLUME at `/`, which would hide the image's files; Docker refuses it: the image's fault (exit 1).
     #[error("the image's VOLUME `{0}` covers the whole root")]
     Volume(String),
+    /// Nobody says which platform is run, and the host's is not there: the image's fault (exit 5).
+    #[error("no image for {wanted}; there are {}", list(available))]
+    NoPlatform {
+        /// The host's.
+        wanted: String,
+        /// What there is.
+        available: Vec<String>,
+    },
     /// A flag that cannot be used (exit 2).
     #[error("{0}")]
     Flag(String),
@@ -75,11 +83,15 @@ fn list(ports: &[String]) -> String {
     }
 }
 
-/// Resolves a request against an image's config. Does no I/O.
+/// Resolves a request against the config of the image's platform of that place. Does no I/O.
 ///
 /// # Errors
 /// [`PlanError`]; its variants say whose fault it is.
-pub fn plan(request: &GateRequest, config: &ImageConfig) -> Result<GatePlan, PlanError> {
+pub fn plan(
+    request: &GateRequest,
+    config: &ImageConfig,
+    platform: usize,
+) -> Result<GatePlan, PlanError> {
     let ports = match published(request)? {
         Some(ports) => ports,
         None => vec![default_port(exposed_port(config)?)],
@@ -91,6 +103,7 @@ pub fn plan(request: &GateRequest, config: &ImageConfig) -> Result<GatePlan, Pla
         .push(default_probe(request, config, ports[0].container)?);
     let variant = VariantPlan {
         name: "default".into(),
+        platform,
         services: Vec::new(),
         app,
         ports,
@@ -99,6 +112,7 @@ pub fn plan(request: &GateRequest, config: &ImageConfig) -> Result<GatePlan, Pla
     Ok(GatePlan {
         variants: vec![variant],
         parallel: 1,
+        fail_fast: false,
     })
 }
 
@@ -175,6 +189,10 @@ mod tests {
     use smokegate_image::Healthcheck;
 
     use super::*;
+
+    fn plan(request: &GateRequest, config: &ImageConfig) -> Result<GatePlan, PlanError> {
+        super::plan(request, config, 0)
+    }
 
     fn strings(list: &[&str]) -> Vec<String> {
         list.iter().map(|s| (*s).to_owned()).collect()

@@ -5,6 +5,7 @@
 
 mod host_config;
 mod not_yet;
+mod platforms;
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -38,8 +39,12 @@ pub struct ResolveInput<'a> {
     pub source: &'a Source,
     /// The flags.
     pub request: &'a GateRequest,
-    /// Config of the image under test.
-    pub app: &'a ImageConfig,
+    /// The platforms of the image under test, in its order.
+    pub platforms: &'a [(&'a str, &'a ImageConfig)],
+    /// Which of them is run where nothing else is said: that of `--platform`, else the host's, if it is there.
+    pub selected: Option<usize>,
+    /// Whether `--platform` was said: it wins.
+    pub platform_is_asked: bool,
     /// Configs of the services' images, in the order of [`service_images`].
     pub services: &'a [&'a ImageConfig],
     /// Reads an `env_file`: its variables, or why it cannot be read.
@@ -108,6 +113,7 @@ pub fn service_images(file: &GateFile) -> Vec<&Spanned<ServiceImage>> {
 pub fn resolve(input: &ResolveInput<'_>) -> Result<GatePlan, ResolveError> {
     let mut resolver = Resolver {
         input,
+        app: input.platforms[0].1,
         images: service_images(input.file),
         diagnostics: Vec::new(),
     };
@@ -133,9 +139,20 @@ pub fn resolve(input: &ResolveInput<'_>) -> Result<GatePlan, ResolveError> {
     let mut variants = Vec::new();
     for (name, variant) in named {
         if input.only.is_empty() || input.only.iter().any(|wanted| wanted == name) {
-            variants.push(resolver.variant(name, variant, variants.is_empty())?);
+            let platforms = resolver.platforms_of(variant)?;
+            for &platform in &platforms {
+                let (shown, config) = input.platforms[platform];
+                resolver.app = config;
+                let is_first = variants.is_empty();
+                let mut plan = resolver.variant(name, platform, variant, is_first)?;
+                if platforms.len() > 1 {
+                    plan.name = format!("{name}@{}", shown.replace('/', "-"));
+                }
+                variants.push(plan);
+            }
         }
     }
+    resolver.every_platform_is_run(&variants);
     if !resolver.diagnostics.is_empty() {
         return Err(GateFileError {
             diagnostics: resolver.diagnostics,
@@ -146,11 +163,17 @@ pub fn resolve(input: &ResolveInput<'_>) -> Result<GatePlan, ResolveError> {
         .parallel
         .as_ref()
         .map_or(input.parallel, |count| count.0 as usize);
-    Ok(GatePlan { variants, parallel })
+    Ok(GatePlan {
+        variants,
+        parallel,
+        fail_fast: false,
+    })
 }
 
 struct Resolver<'a> {
     input: &'a ResolveInput<'a>,
+    /// Config of the platform that is being resolved.
+    app: &'a ImageConfig,
     /// The services' images, in the order of their numbers.
     images: Vec<&'a Spanned<ServiceImage>>,
     diagnostics: Vec<Diagnostic>,
@@ -167,6 +190,7 @@ impl Resolver<'_> {
     fn variant(
         &mut self,
         name: &str,
+        platform: usize,
         variant: Option<&Variant>,
         is_first: bool,
     ) -> Result<VariantPlan, ResolveError> {
@@ -179,6 +203,7 @@ impl Resolver<'_> {
         let expect = self.expect(variant, &app);
         Ok(VariantPlan {
             name: name.to_owned(),
+            platform,
             services,
             app,
             ports,
@@ -198,7 +223,7 @@ impl Resolver<'_> {
             .position(|image| image.value == service.image.value);
         let (image, config) = match place {
             Some(place) => (place + 1, self.input.services[place]),
-            None => (0, self.input.app),
+            None => (0, self.app),
         };
         let own = &service.container;
         let in_service = |source| ResolveError::Service {
@@ -260,7 +285,7 @@ impl Resolver<'_> {
         variant: Option<&Variant>,
         is_first: bool,
     ) -> Result<(ContainerPlan, Vec<PortMap>), ResolveError> {
-        let (file, request, config) = (self.input.file, self.input.request, self.input.app);
+        let (file, request, config) = (self.input.file, self.input.request, self.app);
         let shared = &file.app;
         let own = variant.map(|variant| &variant.container);
         let mut draft = Draft::of_image(config)?;
@@ -314,7 +339,7 @@ impl Resolver<'_> {
         let mut ports = match written {
             _ if !request.publish.is_empty() => published(request)?.unwrap_or_default(),
             Some(ports) => ports.iter().map(|port| port.value).collect(),
-            None => match exposed_port(self.input.app) {
+            None => match exposed_port(self.app) {
                 Ok(port) => vec![default_port(port)],
                 // The probes may name theirs; that none is mapped then is no loss.
                 Err(PlanError::SeveralPorts { .. }) => Vec::new(),

@@ -7,6 +7,7 @@ use futures_util::StreamExt;
 use smokegate_image::{Blob, Image, Limits, PlatformImage};
 use smokegate_sandbox::{FillError, FilledLayer, FilledStore, IdMap, StoreRequest, fill_store};
 use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::watch;
 
 use crate::event::Event;
 use crate::plan::GatePlan;
@@ -39,9 +40,9 @@ pub struct RunError {
     pub source: FillError,
 }
 
-/// Runs `plan` on the selected image of `image`; `services` are the images that its containers name from 1 on.
+/// Runs `plan` on the platforms of `image` that it names; `services` are the images that its containers name from 1 on.
 ///
-/// Every variant is decided, also when another failed. Dropping the future ends every process.
+/// Every variant is decided, also when another failed, unless the plan says that this stops it. Dropping the future ends every process.
 ///
 /// # Errors
 /// [`RunError`] when layers cannot be unpacked: nothing was run then.
@@ -53,9 +54,17 @@ pub async fn run(
     events: &UnboundedSender<Event>,
 ) -> Result<Verdict, RunError> {
     let began = Instant::now();
-    let selected = image.selected();
+    // The platforms that are run, then the services' images.
+    let mut places: Vec<usize> = plan
+        .variants
+        .iter()
+        .map(|variant| variant.platform)
+        .collect();
+    places.sort_unstable();
+    places.dedup();
+    let apps: Vec<&PlatformImage> = places.iter().map(|at| &image.platforms()[*at]).collect();
     let mut stores = Vec::new();
-    for (number, one) in std::iter::once(selected).chain(services).enumerate() {
+    for (number, one) in apps.iter().copied().chain(services).enumerate() {
         let request = StoreRequest {
             store: environment.store.clone(),
             id_map: &environment.id_map,
@@ -64,12 +73,13 @@ pub async fn run(
         };
         let filled = fill_store(request).await;
         stores.push(filled.map_err(|source| RunError {
-            image: number,
+            image: (number + 1).saturating_sub(apps.len()),
             source,
         })?);
     }
+    let (app_stores, service_stores) = stores.split_at(apps.len());
     let layers: Vec<&FilledLayer> = stores.iter().flat_map(FilledStore::layers).collect();
-    let not_kept = not_kept(stores[0].layers());
+    let not_kept = not_kept(app_stores.iter().flat_map(FilledStore::layers));
     let filled = began.elapsed();
     let _ = events.send(Event::LayersReady {
         layers: layers.len(),
@@ -81,15 +91,51 @@ pub async fn run(
             .sum(),
         not_kept: not_kept.clone(),
     });
-    let roots: Vec<Vec<PathBuf>> = stores.iter().map(top_first).collect();
+    // For each platform: the app's layers, then those of the services.
+    let roots: Vec<Vec<Vec<PathBuf>>> = app_stores
+        .iter()
+        .map(|app| {
+            std::iter::once(app)
+                .chain(service_stores)
+                .map(top_first)
+                .collect()
+        })
+        .collect();
+    let failed = watch::channel(None::<String>).0;
     let running = plan.variants.iter().map(|variant| async {
+        let at = places.partition_point(|place| *place < variant.platform);
         let running = Variant {
             plan: variant,
             environment,
-            layers: &roots,
+            platform: &apps[at].platform,
+            layers: &roots[at],
             events,
         };
-        let (verdict, not_given) = running.run().await;
+        let mut stop = failed.subscribe();
+        let stopped = async {
+            match stop.wait_for(Option::is_some).await.as_deref() {
+                Ok(Some(by)) if plan.fail_fast => running.stopped(by.clone()),
+                _ => std::future::pending().await,
+            }
+        };
+        // A value of its own: a borrowed one would be held while the variant runs, and nobody could set it.
+        let earlier = failed.borrow().clone().filter(|_| plan.fail_fast);
+        // Dropping a variant that runs ends its pod.
+        let (verdict, not_given) = match earlier {
+            Some(by) => (running.stopped(by), Vec::new()),
+            None => tokio::select! {
+                biased;
+                ended = running.run() => ended,
+                verdict = stopped => (verdict, Vec::new()),
+            },
+        };
+        if !verdict.decision.passed() && !verdict.decision.was_stopped() {
+            failed.send_if_modified(|first| {
+                let is_first = first.is_none();
+                first.get_or_insert_with(|| variant.name.clone());
+                is_first
+            });
+        }
         let _ = events.send(Event::Decided(Box::new(verdict.clone())));
         (verdict, not_given)
     });
@@ -98,8 +144,13 @@ pub async fn run(
         .collect::<Vec<_>>();
     // A layer that the store had was not read from this source: that its bytes are the ones its digest names is
     // found out beside the run, and before the verdict.
-    let (decided, verified) =
-        futures_util::future::join(all, verify_cached(selected, stores[0].layers())).await;
+    let verifying = async {
+        for (app, store) in apps.iter().zip(app_stores) {
+            verify_cached(app, store.layers()).await?;
+        }
+        Ok(())
+    };
+    let (decided, verified) = futures_util::future::join(all, verifying).await;
     verified.map_err(|source| RunError { image: 0, source })?;
     let (variants, not_given): (Vec<_>, Vec<_>) = decided.into_iter().unzip();
     let mut not_tested = not_kept;
@@ -108,8 +159,7 @@ pub async fn run(
     not_tested.dedup();
     Ok(Verdict {
         image: image.digest().clone(),
-        manifest: selected.manifest.clone(),
-        platform: selected.platform.clone(),
+        manifests: apps.iter().map(|app| app.manifest.clone()).collect(),
         isolation: environment.id_map.isolation(),
         not_tested,
         variants,
@@ -157,11 +207,8 @@ fn top_first(store: &FilledStore) -> Vec<PathBuf> {
         .collect()
 }
 
-fn not_kept(layers: &[FilledLayer]) -> Vec<String> {
-    let mut all: Vec<String> = layers
-        .iter()
-        .flat_map(|layer| layer.not_kept.clone())
-        .collect();
+fn not_kept<'a>(layers: impl Iterator<Item = &'a FilledLayer>) -> Vec<String> {
+    let mut all: Vec<String> = layers.flat_map(|layer| layer.not_kept.clone()).collect();
     all.sort();
     all.dedup();
     all

@@ -30,6 +30,8 @@ use crate::verdict::{
 pub(crate) struct Variant<'a> {
     pub(crate) plan: &'a VariantPlan,
     pub(crate) environment: &'a RunEnvironment,
+    /// The platform that it runs on.
+    pub(crate) platform: &'a str,
     /// Layers of every image, top first.
     pub(crate) layers: &'a [Vec<PathBuf>],
     pub(crate) events: &'a UnboundedSender<Event>,
@@ -44,12 +46,16 @@ struct ServiceRun<'a> {
 }
 
 impl<'a> Variant<'a> {
-    /// The verdict, and what the isolation level could not give its containers.
-    pub(crate) async fn run(&self) -> (VariantVerdict, Vec<String>) {
-        let began = Instant::now();
-        let mut verdict = VariantVerdict {
+    /// The verdict of a variant that was not run to its end, because `by` did not pass.
+    pub(crate) fn stopped(&self, by: String) -> VariantVerdict {
+        self.verdict(Decision::Inconclusive(Inconclusive::Stopped { by }))
+    }
+
+    fn verdict(&self, decision: Decision) -> VariantVerdict {
+        VariantVerdict {
             name: self.plan.name.clone(),
-            decision: Decision::Passed,
+            platform: self.platform.to_owned(),
+            decision,
             probes: self.plan.app.probes.iter().map(ProbeVerdict::new).collect(),
             exit: None,
             ports: Vec::new(),
@@ -57,7 +63,13 @@ impl<'a> Variant<'a> {
             services: Vec::new(),
             storage: None,
             timings: Timings::default(),
-        };
+        }
+    }
+
+    /// The verdict, and what the isolation level could not give its containers.
+    pub(crate) async fn run(&self) -> (VariantVerdict, Vec<String>) {
+        let began = Instant::now();
+        let mut verdict = self.verdict(Decision::Passed);
         let not_given = match self.launch(&mut verdict).await {
             Ok((sandbox, ports)) => {
                 verdict.timings.sandbox = Some(began.elapsed());

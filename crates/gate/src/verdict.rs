@@ -19,10 +19,8 @@ use crate::schedule::GaveUp;
 pub struct Verdict {
     /// Digest of the image's root document.
     pub image: Digest,
-    /// Digest of the manifest that was run.
-    pub manifest: Digest,
-    /// Its platform.
-    pub platform: String,
+    /// Digests of the manifests that were run, one for each platform.
+    pub manifests: Vec<Digest>,
     /// The level the run got.
     pub isolation: Isolation,
     /// What that level could not test, each a sentence.
@@ -45,6 +43,8 @@ impl Verdict {
 pub struct VariantVerdict {
     /// Its name.
     pub name: String,
+    /// The platform it ran on.
+    pub platform: String,
     /// What was decided.
     pub decision: Decision,
     /// What was asked of the app, and every attempt.
@@ -166,6 +166,11 @@ impl Decision {
     pub fn passed(&self) -> bool {
         matches!(self, Self::Passed)
     }
+
+    /// Whether another variant's end stopped it, so that nothing was decided.
+    pub fn was_stopped(&self) -> bool {
+        matches!(self, Self::Inconclusive(Inconclusive::Stopped { .. }))
+    }
 }
 
 /// Why an image failed.
@@ -265,6 +270,11 @@ pub enum Inconclusive {
         name: String,
         /// How.
         problem: ServiceProblem,
+    },
+    /// It was stopped, because another variant did not pass.
+    Stopped {
+        /// That variant.
+        by: String,
     },
     /// A port that was asked for is taken.
     Port {
@@ -385,6 +395,9 @@ impl VariantVerdict {
             Decision::Inconclusive(Inconclusive::IdMap { text, .. }) => text.clone(),
             Decision::Inconclusive(Inconclusive::NotGiven { cause, .. }) => cause.clone(),
             Decision::Inconclusive(Inconclusive::Service { name, problem }) => problem.cause(name),
+            Decision::Inconclusive(Inconclusive::Stopped { by }) => {
+                format!("stopped, as variant `{by}` did not pass (--fail-fast)")
+            }
             Decision::Inconclusive(Inconclusive::Port { address, error }) => {
                 format!("cannot listen on {address}: {error}")
             }

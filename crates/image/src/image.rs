@@ -148,6 +148,11 @@ impl Image {
         &self.parts.platforms[self.parts.selected]
     }
 
+    /// The place of [`Self::selected`] among [`Self::platforms`].
+    pub fn selected_index(&self) -> usize {
+        self.parts.selected
+    }
+
     /// The names the source has for the image.
     pub fn names(&self) -> &[String] {
         &self.parts.names

@@ -6,6 +6,7 @@
 
 mod capabilities;
 mod error;
+mod foreign;
 mod helper;
 mod host_config;
 mod id_calls;
@@ -23,6 +24,7 @@ mod wire;
 
 pub use capabilities::Capability;
 pub use error::{FillError, HostError, SandboxError, StartError, Step, errno_text};
+pub use foreign::cannot_execute;
 pub use helper::run_if_helper;
 pub use host_config::{HostConfig, Ulimit};
 pub use id_map::{IdMap, SubordinateIds, Unavailable};

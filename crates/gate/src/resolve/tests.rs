@@ -55,12 +55,19 @@ fn resolved(text: &str, request: &GateRequest, only: &[String]) -> Result<GatePl
     };
     let file = GateFile::parse(&source, &options).unwrap();
     let db = config(&["/db-entrypoint"], &["db"]);
+    let app = config(&["/app"], &["serve"]);
     let services: Vec<&ImageConfig> = service_images(&file).iter().map(|_| &db).collect();
     resolve(&ResolveInput {
         file: &file,
         source: &source,
         request,
-        app: &config(&["/app"], &["serve"]),
+        platforms: &[
+            ("linux/amd64", &app),
+            ("linux/arm64", &app),
+            ("linux/arm/v7", &app),
+        ],
+        selected: Some(0),
+        platform_is_asked: false,
         services: &services,
         env_file: &|name| Err(format!("no file {name}")),
         only,
@@ -336,5 +343,63 @@ fn a_variant_that_is_to_end_needs_no_probe() {
     assert_eq!(
         two.expect.completion.unwrap().within,
         Duration::from_secs(9)
+    );
+}
+
+#[test]
+fn variants_run_on_the_platforms_that_are_wanted() {
+    let run = |top: &str, one: &str| {
+        let file = FILE
+            .replace("version: 1", &format!("version: 1\n{top}"))
+            .replace("  one:", &format!("  one:\n    {one}"));
+        let plan = resolved(&file, &GateRequest::default(), &[]);
+        plan.map(|plan| {
+            let variants = plan.variants.iter();
+            let variants = variants.map(|variant| (variant.name.clone(), variant.platform));
+            variants.collect::<Vec<_>>()
+        })
+        .map_err(|error| error.to_string())
+    };
+    let names = |list: &[(&str, usize)]| {
+        let owned = list
+            .iter()
+            .map(|(name, place)| ((*name).to_owned(), *place));
+        Ok::<_, String>(owned.collect::<Vec<_>>())
+    };
+    assert_eq!(run("", ""), names(&[("one", 0), ("two", 0)]));
+    assert_eq!(
+        run("platforms: [linux/arm64]", ""),
+        names(&[("one", 1), ("two", 1)])
+    );
+    assert_eq!(
+        run(
+            "platforms: [linux/arm64, linux/amd64]",
+            "platform: linux/arm/v7"
+        ),
+        names(&[("one", 2), ("two@linux-amd64", 0), ("two@linux-arm64", 1)])
+    );
+    assert_eq!(run("platforms: all", "").unwrap().len(), 6);
+    for (top, one, place) in [
+        (
+            "platforms: [linux/s390x]",
+            "",
+            "smokegate.yaml:3:13: the image has no linux/s390x",
+        ),
+        ("", "platform: linux/s390x", "the image has no linux/s390x"),
+    ] {
+        let error = run(top, one).unwrap_err();
+        assert!(error.contains(place), "{error}");
+        assert!(
+            error.contains("it has linux/amd64, linux/arm64, linux/arm/v7"),
+            "{error}"
+        );
+    }
+    let file = "version: 1\nplatforms: [linux/arm64]\nvariants: {one: {platform: linux/amd64}}\n";
+    let error = resolved(file, &GateRequest::default(), &[])
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("`platforms` wants linux/arm64 tested"),
+        "{error}"
     );
 }
