@@ -44,6 +44,9 @@ pub(crate) fn open_options(source: &SourceArgs) -> OpenOptions {
         options.platform = platform.clone();
         options.require_platform = true;
     }
+    for limit in &source.limit {
+        limit.apply(&mut options.limits);
+    }
     options
 }
 
