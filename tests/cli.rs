@@ -410,3 +410,30 @@ fn cli_stdin_that_is_no_archive() {
         assert!(run.stderr.starts_with("error: "), "{what}: {}", run.stderr);
     }
 }
+
+/// Every refusal for size names the flag that allows more, and the flag does.
+#[test]
+fn cli_limits_are_named_and_can_be_raised() {
+    let context = smokegate();
+    let image = context.archive("serve", &ImageFixture::load("serve").build());
+    let image = image.to_str().unwrap();
+    for (limit, says) in [
+        ("layer-size=1k", "which looks like a decompression bomb"),
+        ("archive-members=1", "more than 1 members"),
+    ] {
+        let (name, _) = limit.split_once('=').unwrap();
+        let tag = format!("oci:{}:v1", context.dir().join(name).display());
+        let refused = context.run(["push", image, "--tag", &tag, "--limit", limit]);
+        refused.assert_code(5);
+        assert!(refused.stderr.contains(says), "{}", refused.stderr);
+        let hint = format!("hint: if you trust this image, raise the limit: --limit {name}=");
+        assert!(refused.stderr.contains(&hint), "{}", refused.stderr);
+        let more = format!("{name}=500000000");
+        let pushed = context.run(["push", image, "--tag", &tag, "--limit", &more]);
+        pushed.assert_code(0);
+    }
+    let unknown = context.run(["inspect", image, "--limit", "layers=1"]);
+    unknown.assert_code(2);
+    let names = "there is no limit `layers`; the names are layer-size, layer-entries, file-size";
+    assert!(unknown.stderr.contains(names), "{}", unknown.stderr);
+}

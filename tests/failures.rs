@@ -625,3 +625,42 @@ fn root_a_passing_job_has_its_outputs_and_no_annotation() {
 fn rootless_a_passing_job_has_its_outputs_and_no_annotation() {
     passing_job(RunAs::OrdinaryUser);
 }
+
+fn layers_over_a_limit(run_as: RunAs) {
+    let Some(context) = Smokegate::new(env!("CARGO_BIN_EXE_smokegate"), run_as) else {
+        return;
+    };
+    let image = context.archive("serve", &ImageFixture::load("serve").build());
+    for (limit, says) in [
+        (
+            "layer-entries=1",
+            "the number of entries up to it is over the limit of 1",
+        ),
+        (
+            "file-size=1k",
+            "entry `probe-target`: its size is over the limit of 1024",
+        ),
+    ] {
+        let (name, _) = limit.split_once('=').unwrap();
+        let run = context.run(["gate", image.to_str().unwrap(), "--limit", limit]);
+        run.assert_code(5);
+        let first = run.stderr.lines().find(|line| line.starts_with("error: "));
+        assert!(first.unwrap_or_default().contains(says), "{}", run.stderr);
+        let hint = format!("hint: if you trust this image, raise the limit: --limit {name}=");
+        assert!(run.stderr.contains(&hint), "{}", run.stderr);
+    }
+    let image = image.to_str().unwrap();
+    let enough = ["--limit", "layer-entries=1000", "--limit", "file-size=1g"];
+    let run = context.run([&["gate", image, "--publish", "0:8080"], enough.as_slice()].concat());
+    run.assert_code(0);
+}
+
+#[test]
+fn root_layers_over_a_limit() {
+    layers_over_a_limit(RunAs::Root);
+}
+
+#[test]
+fn rootless_layers_over_a_limit() {
+    layers_over_a_limit(RunAs::OrdinaryUser);
+}

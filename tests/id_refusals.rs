@@ -241,3 +241,26 @@ fn root_refusals_in_services_and_exec_probes_are_inconclusive() {
 fn rootless_refusals_in_services_and_exec_probes_are_inconclusive() {
     refusals_beside_the_app(RunAs::OrdinaryUser);
 }
+
+/// At `single` a user owns every file, so that a pass says nothing of what the layers give to others.
+#[test]
+fn rootless_what_owners_would_forbid_is_listed() {
+    let Some(bench) = Bench::new(RunAs::OrdinaryUser) else {
+        return;
+    };
+    let owners = "owners that the layers record";
+    let access = "whether user 4242 may read, write and run what the layers give to other users";
+    bench.gate(&SINGLE, "serve").assert_code(0);
+    let not_tested = bench.not_tested();
+    assert!(
+        not_tested.contains(owners) && !not_tested.contains("whether user"),
+        "{not_tested}"
+    );
+    let flags = ["--user", "4242", "--isolation", "single"];
+    bench.gate(&flags, "serve").assert_code(0);
+    let not_tested = bench.not_tested();
+    assert!(
+        not_tested.contains(owners) && not_tested.contains(access),
+        "{not_tested}"
+    );
+}

@@ -201,3 +201,36 @@ fn root_an_overlay_that_is_refused_is_replaced_by_a_copy() {
 fn rootless_an_overlay_that_is_refused_is_replaced_by_a_copy() {
     an_overlay_that_is_refused_is_replaced_by_a_copy(RunAs::OrdinaryUser);
 }
+
+/// Docker's own limit, and more than fit overlayfs's option string.
+fn as_many_layers_as_docker_has(run_as: RunAs) {
+    let mut text = LAST_LAYER_WITHOUT_MARKS.to_owned();
+    for layer in 2..=127 {
+        text.push_str(&format!(
+            "layer gzip\nfile /many/{layer} 0644 0:0 {layer}\n"
+        ));
+    }
+    // One name is of the first of them and removed by the last.
+    text.push_str("whiteout /many/2\n");
+    let Some(bench) = Bench::new(run_as, &text) else {
+        return;
+    };
+    let on_overlay = overlay(run_as, "lower", "upper", "work", "place");
+    for (script, storage) in [("true", "overlay"), (&on_overlay, "copy")] {
+        bench.gate(script, "ls /many").assert_code(1);
+        assert_eq!(bench.context.receipt()["variants"][0]["storage"], storage);
+        let log = bench.context.app_log();
+        assert_eq!(log.len(), 125, "{log:?}");
+        assert!(log.contains(&"127".to_owned()) && !log.contains(&"2".to_owned()));
+    }
+}
+
+#[test]
+fn root_as_many_layers_as_docker_has() {
+    as_many_layers_as_docker_has(RunAs::Root);
+}
+
+#[test]
+fn rootless_as_many_layers_as_docker_has() {
+    as_many_layers_as_docker_has(RunAs::OrdinaryUser);
+}

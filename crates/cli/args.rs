@@ -8,6 +8,8 @@ use smokegate_image::{ImageSource, Platform};
 use smokegate_registry::Target;
 use smokegate_sandbox::Isolation;
 
+use crate::limits::Limit;
+
 /// Run a freshly built image the way production will, watch its health, publish the same bytes
 #[derive(Debug, Parser)]
 #[command(version, about, max_term_width = 100, disable_help_subcommand = true)]
@@ -71,6 +73,10 @@ pub(crate) struct SourceArgs {
     /// Choose this platform of an index, as os/arch[/variant] [default: the host's]
     #[arg(long, value_name = "PLATFORM")]
     pub(crate) platform: Option<Platform>,
+    /// Set how much of an image is taken (repeatable): layer-size (128g), layer-entries (4000000),
+    /// file-size (128g), archive-size (256g), archive-members (200000)
+    #[arg(long, value_name = "NAME=VALUE", value_parser = Limit::parse)]
+    pub(crate) limit: Vec<Limit>,
 }
 
 #[derive(Debug, Args)]

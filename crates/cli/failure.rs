@@ -20,6 +20,8 @@ const ENOENT: i32 = 2;
 const ENOEXEC: i32 = 8;
 const EACCES: i32 = 13;
 
+const BUILD_AGAIN: &str = "nothing was run or published; build or copy the image again";
+
 /// Lines of a container's log that a failure shows.
 const LOG_LINES: usize = 20;
 
@@ -451,8 +453,10 @@ impl From<FillError> for Failure {
     fn from(error: FillError) -> Self {
         match error {
             FillError::Host(error) => error.into(),
-            FillError::Image(text) => Self::new(ExitStatus::Image, text)
-                .hint("nothing was run or published; build or copy the image again"),
+            FillError::Image(text) => {
+                let hint = crate::limits::hint(&text).unwrap_or_else(|| BUILD_AGAIN.to_owned());
+                Self::new(ExitStatus::Image, text).hint(hint)
+            }
         }
     }
 }
@@ -514,14 +518,16 @@ impl From<smokegate_image::Error> for Failure {
             ImageKind::Image => ExitStatus::Image,
         };
         let hint = match status {
-            ExitStatus::Image => "nothing was run or published; build or copy the image again",
+            ExitStatus::Image => BUILD_AGAIN,
             ExitStatus::Host if has_too_many_files(&error) => {
                 "raise the limit of open files (ulimit -n): a layout directory takes one for each blob"
             }
             ExitStatus::Host => "set TMPDIR to a directory with room for the uncompressed archive",
             _ => return Self::new(status, chain(&error)),
         };
-        Self::new(status, chain(&error)).hint(hint)
+        let text = chain(&error);
+        let hint = crate::limits::hint(&text).unwrap_or_else(|| hint.to_owned());
+        Self::new(status, text).hint(hint)
     }
 }
 

@@ -5,6 +5,7 @@ mod commands;
 mod exit_code;
 mod failure;
 mod gate_file;
+mod limits;
 mod pipeline;
 mod plan_document;
 mod printer;

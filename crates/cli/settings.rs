@@ -47,6 +47,9 @@ pub(crate) fn open_options(source: &SourceArgs, may_be_foreign: bool) -> OpenOpt
         options.platform = platform.clone();
         options.require_platform = true;
     }
+    for limit in &source.limit {
+        limit.apply(&mut options.limits);
+    }
     options
 }
 

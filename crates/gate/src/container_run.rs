@@ -105,7 +105,6 @@ impl<'a> ContainerRun<'a> {
                 });
             }
         };
-        let started = Instant::now();
         match sandbox
             .start(spec(plan, layers), ends.stdout, ends.stderr)
             .await
@@ -115,7 +114,8 @@ impl<'a> ContainerRun<'a> {
                 process,
                 watch,
                 log,
-                started,
+                // Not before: what joining the layers takes is not the program's time.
+                started: Instant::now(),
             }),
             Err(error) => {
                 let error = match error {

@@ -15,6 +15,10 @@ pub struct Limits {
     pub members: usize,
     /// An archive after decompression, when it must be spooled.
     pub spool_bytes: u64,
+    /// Entries of one layer.
+    pub layer_entries: u64,
+    /// Apparent size of one file in a layer; a sparse file counts its holes.
+    pub file_bytes: u64,
     /// One layer after decompression.
     pub layer_bytes: u64,
     /// A layer's decompressed size over its compressed one, looked at beyond [`Limits::ratio_grace`].
@@ -34,6 +38,8 @@ impl Default for Limits {
             index_depth: 8,
             members: 200_000,
             spool_bytes: 256 * GIB,
+            layer_entries: 4_000_000,
+            file_bytes: 128 * GIB,
             layer_bytes: 128 * GIB,
             // Deflate cannot exceed 1032, so that this stops zstd bombs only; gzip ones meet `layer_bytes`.
             layer_ratio: 2_000,

@@ -73,16 +73,21 @@ pub(crate) fn open_store(root: &std::path::Path) -> Result<LayerStore, smokegate
     LayerStore::open(root, boot_id.trim())
 }
 
-pub(crate) fn policy(isolation: Isolation) -> Policy {
+pub(crate) fn policy(isolation: Isolation, limits: &Limits) -> Policy {
     let owners = if isolation.has_all_ids() {
         Owners::Keep
     } else {
         Owners::Ignore
     };
-    Policy {
-        owners,
-        limits: smokegate_rootfs::Limits::default(),
-    }
+    let defaults = smokegate_rootfs::Limits::default();
+    let limits = smokegate_rootfs::Limits {
+        entries: limits.layer_entries,
+        file_bytes: limits.file_bytes,
+        // The reader of the layer stops earlier, at a limit of its own.
+        total_bytes: defaults.total_bytes.max(limits.layer_bytes),
+        ..defaults
+    };
+    Policy { owners, limits }
 }
 
 /// Answers with all layers of an image in the store, having unpacked those that were missing.
@@ -98,7 +103,7 @@ pub async fn fill_store(request: StoreRequest<'_>) -> Result<FilledStore, FillEr
     });
     let plan = FillPlan {
         layers: layers.collect(),
-        policy: policy(request.id_map.isolation()),
+        policy: policy(request.id_map.isolation(), &request.limits),
     };
     if let Some(held) = store.find(&plan).map_err(FillError::from)? {
         let layers = held
@@ -142,11 +147,11 @@ fn describe(request: &StoreRequest<'_>, layer: &StoredLayer, cached: bool) -> Fi
         .strip_prefix(&request.store)
         .unwrap_or(&layer.path)
         .to_owned();
-    let not_kept = layer
-        .stats
-        .unkept
-        .keys()
-        .filter_map(|cause| describe_unkept(*cause));
+    let mut unkept: Vec<Unkept> = layer.stats.unkept.keys().copied().collect();
+    if !request.id_map.isolation().has_all_ids() && layer.stats.entries > 0 {
+        unkept.push(Unkept::Owner);
+    }
+    let not_kept = unkept.into_iter().filter_map(describe_unkept);
     let not_kept = not_kept.map(str::to_owned).collect();
     FilledLayer {
         path,

@@ -5,8 +5,8 @@ use std::path::Path;
 use std::process::Command;
 
 use smokegate_rootfs::{
-    ErrorKind, MergedView, OverlayLayers, RootDir, apply_layer, copy_merged, mount_overlay,
-    tree_dump,
+    ErrorKind, MergedView, OverlayLayers, Owners, Policy, RootDir, apply_layer, copy_merged,
+    mount_overlay, tree_dump,
 };
 
 use crate::layer::{Chain, Layer, policy};
@@ -163,6 +163,21 @@ fn copied_from_any_filesystem() {
         assert_eq!(copied(&chain), expected, "{}", place.display());
     }
     assert_eq!(copied(&plain), expected);
+
+    // With owners go the capabilities of files, which overlayfs shows as they are.
+    let policy = Policy {
+        owners: Owners::Keep,
+        ..policy()
+    };
+    let capability = b"\x01\0\0\x02\0\x20\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
+    let ping = Layer::new()
+        .pax("SCHILY.xattr.security.capability", capability)
+        .file("ping", 0o755, b"");
+    let with_capability = Chain::try_new(&[ping], &policy).unwrap();
+    assert!(with_capability.stats[0].unkept.is_empty());
+    let dump = merged(&with_capability);
+    assert!(dump.contains(" security.capability="), "{dump}");
+    assert_eq!(copied(&with_capability), dump);
     drop(plain);
     for place in [overlay, ramfs] {
         rustix::mount::unmount(&place, rustix::mount::UnmountFlags::DETACH).unwrap();

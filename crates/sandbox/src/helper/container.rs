@@ -401,6 +401,12 @@ fn single_id_map(identity: &Identity, user: &str) -> (IdMap, bool, Vec<String>) 
             .join(", ");
         not_given.push(format!("supplementary groups {groups} of user `{user}`"));
     }
+    if identity.uid != 0 {
+        not_given.push(format!(
+            "whether user {} may read, write and run what the layers give to other users: every file is its own",
+            identity.uid
+        ));
+    }
     let id_map = if identity.uid == 0 && identity.gid == 0 {
         IdMap::AsInPod
     } else {

@@ -83,7 +83,7 @@ fn fill(request: &FillRequest, fds: Vec<OwnedFd>) -> Result<Vec<bool>, FillError
     });
     let plan = FillPlan {
         layers: layers.collect(),
-        policy: policy(request.isolation),
+        policy: policy(request.isolation, &request.limits),
     };
     let open = |index: usize| -> std::io::Result<Box<dyn Read + Send>> {
         let layer = &request.layers[index];
