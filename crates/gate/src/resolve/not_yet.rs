@@ -52,25 +52,6 @@ impl Resolver<'_> {
 
     fn refuse_in_container(&mut self, container: &Container) {
         let on = |flag: &Option<Spanned<bool>>| flag.as_ref().filter(|f| f.value).map(|f| f.span);
-        let volumes = container
-            .volumes
-            .as_ref()
-            .and_then(|volumes| volumes.first());
-        self.not_yet("volumes", volumes.map(|volume| volume.span));
-        let secrets = container
-            .secrets
-            .as_ref()
-            .and_then(|secrets| secrets.iter().next());
-        self.not_yet("secrets", secrets.map(|(name, _)| name.span));
         self.not_yet("init", on(&container.init));
-        self.not_yet(
-            "mem_limit",
-            container.mem_limit.as_ref().map(|size| size.span),
-        );
-        self.not_yet("cpus", container.cpus.as_ref().map(|cpus| cpus.span));
-        self.not_yet(
-            "pids_limit",
-            container.pids_limit.as_ref().map(|count| count.span),
-        );
     }
 }
