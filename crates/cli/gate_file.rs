@@ -5,9 +5,12 @@ use std::path::{Path, PathBuf};
 use smokegate_gate::gate_file::{
     GateFile, GateFileError, ParseOptions, Platforms, ServiceImage, Source,
 };
-use smokegate_gate::{GatePlan, GateRequest, ResolveError, ResolveInput, resolve, service_images};
+use smokegate_gate::{
+    GatePlan, GateRequest, Mask, ResolveError, ResolveInput, resolve, service_images,
+    unmasked_secrets,
+};
 use smokegate_image::{Image, ImageSource, Platform, PlatformImage};
-use smokegate_sandbox::Isolation;
+use smokegate_sandbox::{HostPath, Isolation};
 
 use crate::args::RunArgs;
 use crate::exit_code::ExitStatus;
@@ -124,6 +127,8 @@ impl LoadedFile {
             platform_is_asked: platform.is_some(),
             services: &configs,
             env_file: &|name| settings::env_file(&self.dir.join(name)),
+            bind: &|path| HostPath::find(&self.dir, path),
+            secret: &|secret| settings::secret(secret, &self.dir),
             only: &run.variant,
             parallel: run.parallel.unwrap_or_else(settings::cores),
         })?;
@@ -132,6 +137,12 @@ impl LoadedFile {
             fail_fast: run.fail_fast,
             ..plan
         };
+        crate::printer::hide(Mask::of(&plan));
+        for name in unmasked_secrets(&plan) {
+            printer.always(format!(
+                "warning: the secret `{name}` is shorter than 4 characters, so it is not hidden in logs and messages"
+            ));
+        }
         let left_out = |name: &str| !run.variant.iter().any(|wanted| wanted == name);
         let mut variants = self.file.variants.names();
         let some = !run.variant.is_empty() && variants.any(left_out);

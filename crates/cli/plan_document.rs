@@ -7,9 +7,10 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 use smokegate_gate::{
     BodyCheck, ContainerPlan, ExpectPlan, HostPort, HttpProbe, PortMap, Probe, ProbePlan, Scheme,
-    ServicePlan, Timing, VariantPlan,
+    ServicePlan, Timing, VariantPlan, VolumeContent, VolumePlan,
 };
 use smokegate_image::{Digest, Image};
+use smokegate_sandbox::ResourceLimits;
 
 use crate::gate_file::Prepared;
 
@@ -103,6 +104,8 @@ fn container(plan: &ContainerPlan, prepared: &Prepared) -> Value {
         user,
         working_dir,
         volumes,
+        secrets,
+        limits,
         hostname,
         host_config,
         stop_signal,
@@ -124,13 +127,35 @@ fn container(plan: &ContainerPlan, prepared: &Prepared) -> Value {
         "environment": environment,
         "user": user,
         "working_dir": working_dir,
-        "volumes": volumes,
+        "volumes": volumes.iter().map(volume).collect::<Vec<_>>(),
+        "secrets": secrets.iter().map(|secret| &secret.name).collect::<Vec<_>>(),
+        "limits": resource_limits(*limits),
         "hostname": hostname,
         "host_config": serde_json::to_value(host_config).expect("it crosses the process boundary as JSON too"),
         "stop_signal": stop_signal,
         "stop_grace_period": time(*stop_grace_period),
         "probes": probes.iter().map(probe).collect::<Vec<_>>(),
     })
+}
+
+fn volume(plan: &VolumePlan) -> Value {
+    let VolumePlan {
+        content,
+        target,
+        read_only,
+    } = plan;
+    let source = match content {
+        VolumeContent::Image => json!("image"),
+        VolumeContent::Named(name) => json!({"volume": name}),
+        VolumeContent::Tmpfs { size, mode } => json!({"tmpfs": {"size": size, "mode": mode}}),
+        VolumeContent::Bind(path) => json!({"bind": path.path()}),
+    };
+    json!({"source": source, "target": target, "read_only": read_only})
+}
+
+fn resource_limits(limits: ResourceLimits) -> Value {
+    let ResourceLimits { memory, cpus, pids } = limits;
+    json!({"memory": memory, "millicpus": cpus, "pids": pids})
 }
 
 fn probe(plan: &ProbePlan) -> Value {
