@@ -14,9 +14,11 @@
 
 mod container;
 mod executor;
+mod firewall;
 mod id_watch;
 mod net_ns;
 mod netlink;
+mod nft;
 mod pod;
 mod rights;
 mod root;
