@@ -10,6 +10,7 @@ mod failures;
 mod host;
 mod id_refusals;
 mod limits;
+mod network;
 mod plan;
 mod platforms;
 mod pods;

@@ -6,6 +6,7 @@ mod exit_code;
 mod failure;
 mod gate_file;
 mod limits;
+mod network_record;
 mod pipeline;
 mod plan_document;
 mod printer;

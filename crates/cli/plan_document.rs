@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
+use smokegate_gate::gate_file::{Egress, Network};
 use smokegate_gate::{
     BodyCheck, ContainerPlan, ExpectPlan, HostPort, HttpProbe, PortMap, Probe, ProbePlan, Scheme,
     ServicePlan, Timing, VariantPlan, VolumeContent, VolumePlan,
@@ -48,6 +49,8 @@ fn variant(plan: &VariantPlan, prepared: &Prepared) -> Value {
         services,
         app,
         ports,
+        network,
+        egress,
         expect,
     } = plan;
     let services = services.iter().map(|plan| service(plan, prepared));
@@ -57,6 +60,14 @@ fn variant(plan: &VariantPlan, prepared: &Prepared) -> Value {
         "services": services.collect::<Vec<_>>(),
         "app": container(app, prepared),
         "ports": ports.iter().map(port).collect::<Vec<_>>(),
+        "network": match network {
+            Network::Bridge => "bridge",
+            Network::Shared => "shared",
+        },
+        "egress": match egress {
+            Egress::None => "none",
+            Egress::Host => "host",
+        },
         "expect": expectations(expect),
     })
 }

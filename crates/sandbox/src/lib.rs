@@ -16,6 +16,7 @@ mod id_map;
 mod isolation;
 mod launcher;
 mod pod;
+mod pod_network;
 mod protocol;
 mod runtime_spec;
 mod sealed;
@@ -36,8 +37,10 @@ pub use id_map::{IdMap, SubordinateIds, Unavailable};
 pub use isolation::Isolation;
 pub use launcher::{Process, Sandbox};
 pub use pod::{
-    ContainerSpec, Delivery, ExecSpec, ExitStatus, IdRefusal, Listener, MountSource, MountSpec,
-    PodSpec, ResourceLimits, SecretFile, Started, Storage,
+    Blocked, ContainerSpec, Delivery, Dial, ExecSpec, ExitStatus, IdRefusal, Listener, MountSource,
+    MountSpec, NetworkMode, PodSpec, Reached, ResourceLimits, SecretFile, Started, Storage,
+    Transport,
 };
+pub use pod_network::{PodNetwork, original_destination};
 pub use secret::SecretValue;
 pub use store::{FilledLayer, FilledStore, StoreRequest, fill_store, list_store, prune_store};
