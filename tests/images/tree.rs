@@ -12,10 +12,11 @@ use smokegate_test_support::{
 use super::{Host, Level};
 
 /// What a container has of its own at these places, as under Docker.
-const OF_THE_CONTAINER: [&str; 6] = [
+const OF_THE_CONTAINER: [&str; 7] = [
     "/dev",
     "/etc/hostname",
     "/etc/hosts",
+    "/etc/mtab",
     "/etc/resolv.conf",
     "/proc",
     "/sys",

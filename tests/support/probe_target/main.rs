@@ -440,6 +440,7 @@ fn forbidden_calls() -> io::Result<()> {
         ("socket", 41, [AF_VSOCK, 1, 0]),
         ("io_uring_setup", 425, [0; 3]),
         ("mknodat", 259, device),
+        ("newer-than-known", 479, [0; 3]),
     ];
     #[cfg(target_arch = "aarch64")]
     let calls = [
@@ -451,6 +452,7 @@ fn forbidden_calls() -> io::Result<()> {
         ("socket", 198, [AF_VSOCK, 1, 0]),
         ("io_uring_setup", 425, [0; 3]),
         ("mknodat", 33, device),
+        ("newer-than-known", 479, [0; 3]),
     ];
     for (name, number, [first, second, third]) in calls {
         let zero = 0_u64;

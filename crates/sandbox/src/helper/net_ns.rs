@@ -21,6 +21,7 @@ const PREFIX: u8 = 24;
 const MAX_CONTAINERS: usize = 253;
 const LOOPBACK_INDEX: u32 = 1;
 /// Docker's default for containers, so that a server that is not root may bind port 80.
+const PING_GROUPS: &str = "/proc/sys/net/ipv4/ping_group_range";
 const UNPRIVILEGED_PORTS: &str = "/proc/sys/net/ipv4/ip_unprivileged_port_start";
 
 /// The pod's side of the network.
@@ -138,7 +139,28 @@ fn configure_inside(own: Ipv4Addr) -> Result<(), HostError> {
     route
         .add_default_route(address(1))
         .map_err(failed("ip route add default"))?;
-    fs::write(UNPRIVILEGED_PORTS, "0").map_err(failed("write(ip_unprivileged_port_start)"))
+    fs::write(UNPRIVILEGED_PORTS, "0").map_err(failed("write(ip_unprivileged_port_start)"))?;
+    allow_ping()
+}
+
+/// Lets every group send ICMP echo requests, as Docker does (moby, daemon/oci_linux.go). The kernel takes groups of this
+/// user namespace only (icmp(7)).
+fn allow_ping() -> Result<(), HostError> {
+    let failed = failed("write(ping_group_range)");
+    let map = fs::read_to_string("/proc/self/gid_map").map_err(&failed)?;
+    // INSIDE OUTSIDE COUNT (user_namespaces(7))
+    let last = |line: &str| {
+        let mut numbers = line.split_whitespace().map(str::parse::<u64>);
+        let (inside, _, count) = (
+            numbers.next()?.ok()?,
+            numbers.next()?,
+            numbers.next()?.ok()?,
+        );
+        (inside + count).checked_sub(1)
+    };
+    let last = map.lines().filter_map(last).max().unwrap_or(0);
+    let last = last.min(i32::MAX as u64);
+    fs::write(PING_GROUPS, format!("0 {last}")).map_err(failed)
 }
 
 /// Begins a TCP connection to a container, from the pod's side of the bridge. Does not wait for it.
