@@ -74,7 +74,7 @@ fn root_an_entrypoint_changes_its_user_where_there_are_others() {
     check(
         "debian-setpriv",
         &["0:6379"],
-        &Outcome::NeedsIds("`setgroups("),
+        &Outcome::NeedsIds("`setresuid("),
     );
 }
 
