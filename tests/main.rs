@@ -9,6 +9,7 @@ mod container;
 mod failures;
 mod host;
 mod id_refusals;
+mod images;
 mod limits;
 mod network;
 mod plan;

@@ -48,7 +48,7 @@ impl SubuidUser {
         ];
         self.0
             .start_command(self.0.command_under(&wrapper, args))
-            .wait(Duration::from_secs(60))
+            .wait(Duration::from_secs(300))
     }
 
     fn archive(&self, fixture: &str) -> String {

@@ -37,6 +37,7 @@ fn kernel_files(run_as: RunAs) {
         ("link /dev/stdout", "/proc/self/fd/1"),
         ("link /dev/ptmx", "pts/ptmx"),
         ("cat /proc/sys/net/ipv4/ip_unprivileged_port_start", "0"),
+        ("link /etc/mtab", "/proc/mounts"),
     ];
     let mut words = String::new();
     for (question, _) in questions {
@@ -365,6 +366,7 @@ fn joined_layers(run_as: RunAs) {
         "hosts",
         "kept",
         "kept-too",
+        "mtab",
         "pipe",
         "removed",
         "replaced",

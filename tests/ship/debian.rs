@@ -27,7 +27,7 @@ fn debian_with_python(run_as: RunAs) {
     context
         .env("PATH", context.dir().join("home"))
         .limit(Duration::from_secs(180));
-    let image = debian_image();
+    let image = debian_image("debian-python");
     let archive = context.archive("debian", &image);
     let reference = registry.reference("team/python:v1");
     let run = ship(&context, &archive, &[&reference], &[]);

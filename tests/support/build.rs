@@ -8,7 +8,7 @@ fn main() {
     let source_dir = Path::new(&env::var("CARGO_MANIFEST_DIR").unwrap()).join("probe_target");
     let source = source_dir.join("main.rs");
     let program = Path::new(&env::var("OUT_DIR").unwrap()).join("probe-target");
-    println!("cargo::rerun-if-changed={}", source.display());
+    println!("cargo::rerun-if-changed={}", source_dir.display());
     println!(
         "cargo::rustc-env=SMOKEGATE_PROBE_TARGET={}",
         program.display()

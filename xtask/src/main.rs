@@ -11,6 +11,7 @@ mod bench;
 mod demo;
 mod fixtures;
 mod fuzz;
+mod oracle;
 mod packages;
 mod ship_run;
 mod test_counts;
@@ -33,8 +34,9 @@ usage: cargo xtask CHORE
   fixtures              list the image fixtures
   fixtures --check      prove that each makes the same image twice
   fixtures --image NAME --out PATH [--form oci-layout|oci-archive|docker-archive|docker-archive-legacy]
-                        write one; `debian-python` needs root and mmdebstrap
+                        write one; `debian-…` need root and mmdebstrap
   fuzz TARGET [SECONDS] fuzz `layer`, `archive`, `manifest` or `config`, for 300 seconds where nothing is said
+  oracle                compare what containers see with Docker, umoci and crun; as root with all of them
   bench                 time `ship` against `skopeo copy` on this machine";
 
 fn main() -> ExitCode {
@@ -46,6 +48,7 @@ fn main() -> ExitCode {
         ["ci"] => test_run::test(test_run::Unmet::Fail),
         ["fixtures", options @ ..] => fixtures::fixtures(options).map(|()| true),
         ["fuzz", options @ ..] => fuzz::fuzz(options).map(|()| true),
+        ["oracle"] => oracle::oracle(),
         ["bench"] => bench::bench().map(|()| true),
         ["help" | "--help" | "-h"] => {
             println!("{USAGE}");

@@ -18,9 +18,21 @@ const PROGRAMS: [(&str, &str); 9] = [
     ("umoci", "umoci"),
 ];
 
-/// Installs what is missing when run as root; else says in one line what to run. Silent when nothing is missing.
+/// What the oracle compares with, beside what the tests need.
+const ORACLES: [(&str, &str); 2] = [("crun", "crun"), ("dockerd", "docker.io")];
+
+/// Installs what is missing of what tests need when run as root; else says in one line what to run. Silent when nothing is missing.
 pub(crate) fn ensure() {
-    let missing: Vec<_> = PROGRAMS
+    ensure_of(&PROGRAMS, "some tests will not run");
+}
+
+/// The same for what `cargo xtask oracle` compares with.
+pub(crate) fn ensure_oracles() {
+    ensure_of(&ORACLES, "less can be compared");
+}
+
+fn ensure_of(programs: &[(&str, &str)], otherwise: &str) {
+    let missing: Vec<_> = programs
         .iter()
         .filter(|(program, _)| !is_installed(program))
         .map(|(_, package)| *package)
@@ -30,7 +42,7 @@ pub(crate) fn ensure() {
     }
     let names = missing.join(" ");
     if !is_root() || !is_installed("apt-get") {
-        println!("some tests will not run; they need: sudo apt-get install {names}");
+        println!("{otherwise}; to change that: sudo apt-get install {names}");
         return;
     }
     println!("installing {names}");

@@ -4,6 +4,9 @@
 //! what to do next, so `ignore-term spawn-orphan serve --port 9000` reads as it runs. `then` begins the next thing
 //! to do after one that ends: `try cat /a then id then exit 3`.
 
+mod syscalls;
+mod tree;
+
 use std::collections::VecDeque;
 use std::env;
 use std::ffi::OsString;
@@ -204,7 +207,16 @@ fn run(words: VecDeque<String>) -> io::Result<()> {
             }
             "stat" => return stat(&words.next("path")?),
             "ls" => return list(&words.next("path")?),
-            "link" => return print(&format!("{}\n", fs::read_link(words.next("path")?)?.display())),
+            "tree" => {
+                let root = words.next("path")?;
+                return tree::tree(Path::new(&root), &Vec::from(words.0));
+            }
+            "link" => {
+                return print(&format!(
+                    "{}\n",
+                    fs::read_link(words.next("path")?)?.display()
+                ));
+            }
             "rename" => return fs::rename(words.next("file")?, words.next("new name")?),
             "grep" => {
                 let text = words.next("text")?;
@@ -218,6 +230,7 @@ fn run(words: VecDeque<String>) -> io::Result<()> {
                 let mask = IGNORED_AT_START.load(Ordering::Relaxed);
                 return print(&format!("{mask:016x}\n"));
             }
+            "syscalls" => return syscalls::syscalls(),
             "forbidden-calls" => return forbidden_calls(),
             "chown" => {
                 let file = words.next("file")?;
@@ -470,7 +483,13 @@ fn wait_for(file: &Path) {
 fn first_bytes(count: u64, file: &str) -> io::Result<()> {
     let mut bytes = Vec::new();
     fs::File::open(file)?.take(count).read_to_end(&mut bytes)?;
-    print(&(bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>() + "\n"))
+    print(
+        &(bytes
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect::<String>()
+            + "\n"),
+    )
 }
 
 /// Every open descriptor but the one that this takes.
@@ -507,6 +526,7 @@ fn forbidden_calls() -> io::Result<()> {
         ("socket", 41, [AF_VSOCK, 1, 0]),
         ("io_uring_setup", 425, [0; 3]),
         ("mknodat", 259, device),
+        ("newer-than-known", 479, [0; 3]),
     ];
     #[cfg(target_arch = "aarch64")]
     let calls = [
@@ -518,6 +538,7 @@ fn forbidden_calls() -> io::Result<()> {
         ("socket", 198, [AF_VSOCK, 1, 0]),
         ("io_uring_setup", 425, [0; 3]),
         ("mknodat", 33, device),
+        ("newer-than-known", 479, [0; 3]),
     ];
     for (name, number, [first, second, third]) in calls {
         let zero = 0_u64;

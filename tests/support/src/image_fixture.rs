@@ -12,6 +12,8 @@ pub struct ImageFixture {
     pub platform: String,
     /// The `config` object of the image configuration (OCI image spec, config.md).
     pub config: Map<String, Value>,
+    /// What [`crate::debian_image`] puts beneath the layers: mmdebstrap's variant, then packages with commas.
+    pub debian: Option<String>,
     /// Bottom layer first.
     pub layers: Vec<LayerFixture>,
 }
@@ -139,6 +141,7 @@ impl ImageFixture {
         let mut fixture = Self {
             platform: format!("linux/{architecture}"),
             config: Map::new(),
+            debian: None,
             layers: Vec::new(),
         };
         for (index, raw) in text.lines().enumerate() {
@@ -194,6 +197,7 @@ impl ImageFixture {
         };
         match key {
             "platform" => self.platform = value.to_owned(),
+            "debian" => self.debian = Some(value.to_owned()),
             "entrypoint" => _ = self.config.insert("Entrypoint".into(), words(value)?),
             "cmd" => _ = self.config.insert("Cmd".into(), words(value)?),
             "user" => _ = self.config.insert("User".into(), json!(value)),

@@ -8,6 +8,7 @@ mod docker_registry;
 mod file_tree;
 mod image_builder;
 mod image_fixture;
+mod layer_diff;
 mod noise;
 mod oci_content;
 mod probe_target;

@@ -83,6 +83,7 @@ impl Container {
         let root_fd = open_root(&rootfs)?;
         let identity = identity_of(&spec.user, &root_fd)?;
         check_mount_points(&root_fd)?;
+        link_mtab(&root_fd)?;
         make_dir_in_root(&root_fd, &spec.working_dir)
             .map_err(|errno| image_dir_error("WORKDIR", &spec.working_dir, errno))?;
         let mut mounts = Vec::new();
@@ -568,6 +569,17 @@ fn check_mount_points(root: &OwnedFd) -> Result<(), StartError> {
     }
 }
 
+/// Docker's link for programs that look for mounts where there once was a file, unless the image has something there.
+fn link_mtab(root: &OwnedFd) -> Result<(), StartError> {
+    let failed = |errno| image_dir_error("mount point", "/etc", errno);
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let etc = openat2(root, "/etc", flags, Mode::empty(), resolve()).map_err(failed)?;
+    match rustix::fs::symlinkat("/proc/mounts", etc, "mtab") {
+        Ok(()) | Err(Errno::EXIST) => Ok(()),
+        Err(errno) => Err(failed(errno)),
+    }
+}
+
 /// Makes room for a file that is put over the image's: a link to nowhere would stop its mount. Images of systems
 /// that ran systemd-resolved have one at /etc/resolv.conf.
 fn remove_dangling_link(root: &OwnedFd, path: &Path) -> Result<(), Errno> {
@@ -587,6 +599,10 @@ fn remove_dangling_link(root: &OwnedFd, path: &Path) -> Result<(), Errno> {
     }
 }
 
+/// The lines that every container of Docker has (moby, libnetwork/etchosts).
+const HOSTS: &str = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::0\tip6-localnet\n\
+                     ff00::0\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n";
+
 /// Files that Docker puts over the image's: their place here, and in the container.
 fn write_files(
     dir: &Path,
@@ -595,8 +611,7 @@ fn write_files(
     network: &ContainerNetwork,
 ) -> Result<Vec<(PathBuf, &'static str)>, StartError> {
     let hostname = &spec.hostname;
-    let mut hosts =
-        String::from("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n");
+    let mut hosts = String::from(HOSTS);
     for (name, address) in &spec.host_config.extra_hosts {
         hosts.push_str(&format!("{address}\t{name}\n"));
     }

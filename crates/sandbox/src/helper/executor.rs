@@ -160,7 +160,9 @@ impl Workload {
             uid, gid, groups, ..
         } = &self.identity;
         if self.set_groups {
-            let groups: Vec<Gid> = groups.iter().copied().map(Gid::from_raw).collect();
+            // The primary one too, as Docker has it since CVE-2022-36109: what setgid(2) leaves must not be more.
+            let all = std::iter::once(gid).chain(groups);
+            let groups: Vec<Gid> = all.copied().map(Gid::from_raw).collect();
             rustix::thread::set_thread_groups(&groups).map_err(failed("setgroups"))?;
         }
         let gid = Gid::from_raw(*gid);

@@ -26,6 +26,7 @@ const NETWORK: [u8; 3] = [10, 88, 0];
 /// What a /24 leaves beside the bridge.
 const MAX_CONTAINERS: usize = 253;
 const LOOPBACK_INDEX: u32 = 1;
+const PING_GROUPS: &str = "/proc/sys/net/ipv4/ping_group_range";
 /// Docker's default for containers, so that a server that is not root may bind port 80.
 const UNPRIVILEGED_PORTS: &str = "/proc/sys/net/ipv4/ip_unprivileged_port_start";
 const DNS_PORT: u16 = 53;
@@ -85,7 +86,7 @@ impl PodNetwork {
                         .add_address(LOOPBACK_INDEX, own, 32)
                         .map_err(failed("ip address add dev lo"))?;
                 }
-                allow_low_ports()?;
+                allow_docker_defaults()?;
                 None
             }
         };
@@ -281,7 +282,7 @@ impl PodNetwork {
                 .add_default_unreachable()
                 .map_err(failed("ip route add unreachable default"))?,
         }
-        allow_low_ports()
+        allow_docker_defaults()
     }
 }
 
@@ -297,8 +298,30 @@ fn add_bridge(route: &mut RouteSocket) -> Result<u32, HostError> {
     Ok(bridge)
 }
 
-fn allow_low_ports() -> Result<(), HostError> {
-    fs::write(UNPRIVILEGED_PORTS, "0").map_err(failed("write(ip_unprivileged_port_start)"))
+/// What Docker lets every process of a container do.
+fn allow_docker_defaults() -> Result<(), HostError> {
+    fs::write(UNPRIVILEGED_PORTS, "0").map_err(failed("write(ip_unprivileged_port_start)"))?;
+    allow_ping()
+}
+
+/// Lets every group send ICMP echo requests, as Docker does (moby, daemon/oci_linux.go). The kernel takes groups of this
+/// user namespace only (icmp(7)).
+fn allow_ping() -> Result<(), HostError> {
+    let failed = failed("write(ping_group_range)");
+    let map = fs::read_to_string("/proc/self/gid_map").map_err(&failed)?;
+    // INSIDE OUTSIDE COUNT (user_namespaces(7))
+    let last = |line: &str| {
+        let mut numbers = line.split_whitespace().map(str::parse::<u64>);
+        let (inside, _, count) = (
+            numbers.next()?.ok()?,
+            numbers.next()?,
+            numbers.next()?.ok()?,
+        );
+        (inside + count).checked_sub(1)
+    };
+    let last = map.lines().filter_map(last).max().unwrap_or(0);
+    let last = last.min(i32::MAX as u64);
+    fs::write(PING_GROUPS, format!("0 {last}")).map_err(failed)
 }
 
 fn name_server_socket(kind: SocketType) -> io::Result<OwnedFd> {

@@ -25,7 +25,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 fn write(name: &str, form: &str, path: &Path, tag: Option<&str>) -> Result<(), Box<dyn Error>> {
     let image = match name {
-        "debian-python" => debian_image(),
+        _ if ImageFixture::load(name).debian.is_some() => debian_image(name),
         _ => ImageFixture::load(name).build(),
     };
     match form {

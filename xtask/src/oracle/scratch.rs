@@ -1,0 +1,49 @@
+//! A directory of the oracle's own, with everything it makes; nothing of it is left behind.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::Result;
+
+pub(super) struct Scratch(PathBuf);
+
+impl Scratch {
+    pub(super) fn new() -> Result<Self> {
+        let dir = std::env::temp_dir().join(format!("smokegate-oracle-{}", std::process::id()));
+        fs::create_dir(&dir)?;
+        // Ordinary users run programs in it.
+        fs::set_permissions(&dir, fs::Permissions::from_mode(0o755))?;
+        Ok(Self(dir))
+    }
+
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    pub(super) fn dir(&self) -> &Path {
+        &self.0
+    }
+
+    /// Docker leaves a mount per network namespace it knew.
+    fn unmount(&self) {
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+        let inside = mounts
+            .lines()
+            .filter_map(|line| line.split(' ').nth(1))
+            .filter(|at| Path::new(at).starts_with(&self.0));
+        for at in inside.collect::<Vec<_>>().into_iter().rev() {
+            _ = Command::new("umount").arg(at).status();
+        }
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        self.unmount();
+        if let Err(error) = fs::remove_dir_all(&self.0) {
+            eprintln!("removing `{}`: {error}", self.0.display());
+        }
+    }
+}
