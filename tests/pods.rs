@@ -230,8 +230,8 @@ fn cli_a_gate_file_that_cannot_be_run_says_where_and_why() {
         ),
         (
             "ports: [\"0:8080\"]",
-            "mem_limit: 64m",
-            "this version does not run `mem_limit` yet",
+            "mem_limit: 5m",
+            "the least memory is 6m",
         ),
         ("version: 1", "version: 2", "smokegate.yaml:2:10: "),
         ("image: serve.oci.tar", "image: missing.tar", "missing.tar"),

@@ -136,3 +136,38 @@ fn has_owner(dir: &Path, uid: u32) -> bool {
         found.uid() == uid || (found.is_dir() && has_owner(&entry.path(), uid))
     })
 }
+
+#[test]
+fn root_subuid_volumes_and_secrets_have_the_owners_they_have_under_docker() {
+    let Some(user) = SubuidUser::new() else {
+        return;
+    };
+    let image = user.archive("volumes");
+    user.0.write("key", "a-secret-value");
+    user.0.write(
+        "smokegate.yaml",
+        r#"
+version: 1
+app:
+  user: "1000:1000"
+  entrypoint: [/probe-target]
+  command:
+    [stat, /var/lib/app, then, cat, /var/lib/app/seed, then, stat, /run/secrets/key, then, cat, /run/secrets/key, then,
+     stat, /new, then, cat, /key, then, write, /var/lib/app/x, y, then, serve]
+  volumes: ["data:/var/lib/app", "new:/new", "./key:/key:ro"]
+  secrets: {key: {file: key}}
+  probes: [{http: {path: /healthz}, within: 20s}]
+"#,
+    );
+    user.run(&["gate", &image]).assert_code(0);
+    let log = user.0.app_log();
+    for (line, shown) in [
+        (0, "directory mode=0750 uid=1000 gid=1000"),
+        (1, "from the image"),
+        (2, "file mode=0400 uid=1000 gid=1000 size=14"),
+        (3, "***directory mode=0755 uid=0 gid=0"),
+        (4, "***listening"),
+    ] {
+        assert!(log[line].starts_with(shown), "{shown}: {log:?}");
+    }
+}

@@ -121,6 +121,11 @@ impl Failure {
             return failure;
         }
         failure.evidence.extend(verdict.dead_service());
+        if let Some(limit) = verdict.reached_pids {
+            failure.evidence.push(format!(
+                "the kernel refused it a process or thread: it has `pids_limit: {limit}`"
+            ));
+        }
         let failed = match &verdict.decision {
             Decision::Failed(
                 Reason::NotHealthy { probe, .. }
@@ -263,6 +268,9 @@ fn hint_of(verdict: &VariantVerdict) -> Option<String> {
                 "name a directory there in the Dockerfile, or make the image's file one".into()
             }
             Reason::NotStarted(_) => return None,
+            Reason::OutOfMemory(_) => {
+                "raise `mem_limit`, or tell the app of it: many runtimes size themselves by the machine (-XX:MaxRAMPercentage, --max-old-space-size, GOMEMLIMIT)".into()
+            }
             Reason::Exited(_) if verdict.log.total == 0 => {
                 "it ended without a word: see what it runs with smokegate inspect IMAGE, and give it what it misses with --env".into()
             }
@@ -326,6 +334,9 @@ fn service_hint(problem: &ServiceProblem) -> &'static str {
         }
         ServiceProblem::PostReady { .. } => {
             "the image under test was not judged; correct the service's post_ready command"
+        }
+        ServiceProblem::OutOfMemory(_) => {
+            "the image under test was not judged; raise the service's `mem_limit`"
         }
         ServiceProblem::NotStarted(_) | ServiceProblem::Exited(_) => {
             "the image under test was not judged; correct the service's image, command or environment"
@@ -426,6 +437,10 @@ fn host_hint(error: &HostError) -> Option<String> {
         Step::Proc => {
             "a container hides parts of /proc, which forbids a fresh one: start the runner with \
              --security-opt systempaths=unconfined (Kubernetes: procMount: Unmasked)"
+        }
+        Step::Cgroup => {
+            "run smokegate as root, or where a cgroup of version 2 is delegated to you: \
+             systemd-run --user --scope -p Delegate=yes smokegate …; or leave mem_limit, cpus and pids_limit out"
         }
         Step::Store => "choose a directory you may write to with --store DIR",
         Step::Overlay | Step::Copy | Step::Mounts | Step::Network | Step::Spawn => return None,

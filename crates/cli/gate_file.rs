@@ -3,9 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use smokegate_gate::gate_file::{GateFile, GateFileError, ParseOptions, ServiceImage, Source};
-use smokegate_gate::{GatePlan, GateRequest, ResolveError, ResolveInput, resolve, service_images};
+use smokegate_gate::{
+    GatePlan, GateRequest, Mask, ResolveError, ResolveInput, resolve, service_images,
+    unmasked_secrets,
+};
 use smokegate_image::{Image, ImageSource, PlatformImage};
-use smokegate_sandbox::Isolation;
+use smokegate_sandbox::{HostPath, Isolation};
 
 use crate::args::RunArgs;
 use crate::exit_code::ExitStatus;
@@ -103,6 +106,8 @@ impl LoadedFile {
             app: &image.selected().config,
             services: &configs,
             env_file: &|name| settings::env_file(&self.dir.join(name)),
+            bind: &|path| HostPath::find(&self.dir, path),
+            secret: &|secret| settings::secret(secret, &self.dir),
             only: &run.variant,
             parallel: run.parallel.unwrap_or_else(settings::cores),
         })?;
@@ -110,6 +115,12 @@ impl LoadedFile {
             parallel: run.parallel.unwrap_or(plan.parallel),
             ..plan
         };
+        crate::printer::hide(Mask::of(&plan));
+        for name in unmasked_secrets(&plan) {
+            printer.always(format!(
+                "warning: the secret `{name}` is shorter than 4 characters, so it is not hidden in logs and messages"
+            ));
+        }
         let partial = !run.variant.is_empty() && plan.variants.len() < self.file.variants.len();
         Ok(Prepared {
             plan,

@@ -1,6 +1,10 @@
 //! What people see on standard error, and the only place that writes to the standard streams.
 
+use std::borrow::Cow;
 use std::io::{ErrorKind, IsTerminal, Write};
+use std::sync::OnceLock;
+
+use smokegate_gate::Mask;
 
 use crate::args::CommonArgs;
 
@@ -10,6 +14,23 @@ pub(crate) struct Printer {
     quiet: bool,
     verbose: bool,
     color: bool,
+}
+
+/// What no message may hold, once it is known: for the whole process, as is standard error.
+static HIDDEN: OnceLock<Mask> = OnceLock::new();
+
+/// Hides the values of a run's secrets from here on.
+pub(crate) fn hide(mask: Mask) {
+    // A process runs one plan.
+    let _ = HIDDEN.set(mask);
+}
+
+/// The text as it may be shown or written to a report.
+pub(crate) fn without_secrets(text: &str) -> Cow<'_, str> {
+    match HIDDEN.get() {
+        Some(mask) => mask.text(text),
+        None => Cow::Borrowed(text),
+    }
 }
 
 /// A colour for a word that stands without it too.
@@ -52,10 +73,10 @@ impl Printer {
         }
     }
 
-    /// What is shown however quiet, as it is.
+    /// What is shown however quiet, as it is but for the values of secrets.
     pub(crate) fn always(self, text: impl AsRef<str>) {
         // Whoever reads it may be gone: no reason to stop a run half-way.
-        let _ = writeln!(std::io::stderr(), "{}", text.as_ref());
+        let _ = writeln!(std::io::stderr(), "{}", without_secrets(text.as_ref()));
     }
 
     /// Data, on standard output. A reader that has seen enough (`| head -1`) is no failure.

@@ -248,8 +248,8 @@ impl Receipt {
         });
         self.error = Some(ErrorRecord {
             exit_code: failure.status.code(),
-            cause: failure.cause.clone(),
-            evidence: failure.evidence.clone(),
+            cause: hidden(&failure.cause),
+            evidence: failure.evidence.iter().map(|line| hidden(line)).collect(),
         });
     }
 
@@ -384,7 +384,7 @@ fn variant_record(variant: &VariantVerdict) -> VariantRecord {
     VariantRecord {
         name: variant.name.clone(),
         verdict: word(variant),
-        cause: (!cause.is_empty()).then_some(cause),
+        cause: (!cause.is_empty()).then(|| hidden(&cause)),
         probes: variant.probes.iter().map(probe_record).collect(),
         services: variant
             .services
@@ -423,14 +423,19 @@ fn probe_record(probe: &ProbeVerdict) -> ProbeRecord {
         at_ms: millis(attempt.at),
         took_ms: millis(attempt.took),
         class: attempt.outcome.class().to_owned(),
-        outcome: attempt.outcome.to_string(),
+        outcome: hidden(&attempt.outcome.to_string()),
     });
     ProbeRecord {
         name: probe.name.clone(),
-        probe: probe.probe.to_string(),
+        probe: hidden(&probe.probe.to_string()),
         attempts_in_short: probe.history(),
         attempts: attempts.collect(),
     }
+}
+
+/// Words of an image, a gate file or a host, as a report may hold them.
+fn hidden(text: &str) -> String {
+    crate::printer::without_secrets(text).into_owned()
 }
 
 fn exit_record(status: ProcessStatus) -> ExitRecord {

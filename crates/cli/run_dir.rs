@@ -2,6 +2,7 @@
 //!
 //! A run holds a lock on its own; what a killed run left behind is removed by the next one.
 
+use std::ffi::OsStr;
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::os::fd::AsFd;
@@ -58,7 +59,11 @@ impl Drop for RunDir {
     }
 }
 
+/// Removes a run's directory and the cgroups that its pods made. While one of these is in use, the record of it stays.
 fn remove(parent: &Path, name: &[u8]) -> io::Result<()> {
+    for pod in fs::read_dir(parent.join(OsStr::from_bytes(name)))? {
+        smokegate_sandbox::remove_cgroups(&pod?.path())?;
+    }
     smokegate_rootfs::remove_tree(File::open(parent)?.as_fd(), name)
 }
 

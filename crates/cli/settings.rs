@@ -6,9 +6,10 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use smokegate_gate::GateRequest;
+use smokegate_gate::gate_file::Secret;
 use smokegate_image::OpenOptions;
 use smokegate_registry::{CredentialEnvironment, RegistryOptions};
-use smokegate_sandbox::{IdMap, Unavailable};
+use smokegate_sandbox::{IdMap, SecretValue, Unavailable};
 
 use crate::args::{CommonArgs, PublishArgs, RunArgs, SourceArgs};
 use crate::exit_code::ExitStatus;
@@ -16,6 +17,9 @@ use crate::failure::Failure;
 
 /// The most of an env file that is read.
 const MAX_ENV_FILE: u64 = 1 << 20;
+
+/// Docker's most for a secret.
+const MAX_SECRET: u64 = 500 << 10;
 
 /// Where the layer store is.
 pub(crate) fn store(common: &CommonArgs) -> Result<PathBuf, Failure> {
@@ -96,6 +100,35 @@ pub(crate) fn env_file(file: &Path) -> Result<Vec<String>, String> {
 /// A variable of the caller's, for `${NAME}` in the gate file; one that is not UTF-8 counts as unset.
 pub(crate) fn variable_of_caller(name: &str) -> Option<String> {
     env::var(name).ok()
+}
+
+/// The value of a secret; what is said where there is none does not hold any part of it.
+pub(crate) fn secret(secret: &Secret, dir: &Path) -> Result<SecretValue, String> {
+    use std::os::unix::ffi::OsStringExt;
+    let (value, what) = match secret {
+        Secret::Environment(name) => {
+            let what = format!("the environment variable `{}`", name.value);
+            let value = env::var_os(&name.value).ok_or_else(|| format!("{what} is not set"))?;
+            (value.into_vec(), what)
+        }
+        Secret::File(file) => {
+            let what = format!("the file `{}`", file.value);
+            let mut value = Vec::new();
+            std::fs::File::open(dir.join(&file.value))
+                .and_then(|opened| opened.take(MAX_SECRET + 1).read_to_end(&mut value))
+                .map_err(|error| format!("cannot read {what}: {error}"))?;
+            (value, what)
+        }
+    };
+    if value.is_empty() {
+        return Err(format!("{what} is empty"));
+    }
+    if value.len() as u64 > MAX_SECRET {
+        return Err(format!(
+            "{what} is larger than 500 KiB, the most a secret may have"
+        ));
+    }
+    Ok(SecretValue::new(value))
 }
 
 /// How many variants run side by side where nobody says.

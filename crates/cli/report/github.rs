@@ -5,7 +5,7 @@ use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::path::Path;
 
-use crate::printer::{Printer, harmless};
+use crate::printer::{Printer, harmless, without_secrets};
 use crate::receipt::Receipt;
 use crate::settings::ActionsEnvironment;
 
@@ -80,7 +80,8 @@ fn data(text: &str) -> String {
     let end = (0..=text.len().min(MAX_ANNOTATION))
         .rev()
         .find(|at| text.is_char_boundary(*at));
-    harmless(&text[..end.unwrap_or(0)])
+    // Before it is encoded, which values are not.
+    without_secrets(&harmless(&text[..end.unwrap_or(0)]))
         .replace('%', "%25")
         .replace('\r', "%0D")
         .replace('\n', "%0A")

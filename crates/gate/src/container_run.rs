@@ -6,12 +6,14 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use smokegate_sandbox::{
-    ContainerSpec, Delivery, ExecSpec, ExitStatus, HostError, Process, Sandbox, SandboxError,
-    StartError, Step,
+    ContainerSpec, Delivery, ExecSpec, ExitStatus, HostError, HostPath, Process, Sandbox,
+    SandboxError, StartError, Step,
 };
 
 use crate::log_capture::{LogCapture, LogTail};
 use crate::log_watch::LogWatch;
+use crate::mask::Mask;
+use crate::mounts::mounts;
 use crate::pattern::Pattern;
 use crate::plan::{APP, ContainerPlan, Probe, ProbePlan};
 use crate::probe::{Observation, Outcome, ask, exec};
@@ -28,6 +30,7 @@ pub(crate) struct ContainerRun<'a> {
     pub(crate) plan: &'a ContainerPlan,
     pub(crate) process: Process,
     pub(crate) watch: Arc<LogWatch>,
+    mask: &'a Mask,
     log: LogCapture,
     started: Instant,
 }
@@ -82,19 +85,35 @@ impl From<Result<ExitStatus, HostError>> for Asked {
     }
 }
 
+/// What a container is started from.
+pub(crate) struct ContainerStart<'a, 'b> {
+    pub(crate) plan: &'a ContainerPlan,
+    /// What no line of its log may match.
+    pub(crate) never: &'b [Pattern],
+    /// Top first.
+    pub(crate) layers: &'b [PathBuf],
+    /// Those of its pod.
+    pub(crate) binds: &'b [HostPath],
+    pub(crate) log_dir: &'b Path,
+    pub(crate) mask: &'a Mask,
+}
+
 impl<'a> ContainerRun<'a> {
-    /// Starts it; no line of its log may match one of `never`.
+    /// Starts it.
     pub(crate) async fn start(
-        plan: &'a ContainerPlan,
-        never: &[Pattern],
-        layers: &[PathBuf],
+        container: ContainerStart<'a, '_>,
         sandbox: &Sandbox,
-        log_dir: &Path,
     ) -> Result<Self, NotStarted> {
+        let ContainerStart {
+            plan,
+            log_dir,
+            mask,
+            ..
+        } = container;
         let file = log_dir.join(format!("{}.log", plan.name));
-        let watch = LogWatch::of(plan, never);
+        let watch = LogWatch::of(plan, container.never);
         let capture = std::fs::create_dir_all(log_dir)
-            .and_then(|()| LogCapture::start(Some(&file), Arc::clone(&watch)));
+            .and_then(|()| LogCapture::start(Some(&file), Arc::clone(&watch), mask));
         let (log, ends) = match capture {
             Ok(capture) => capture,
             Err(error) => {
@@ -107,13 +126,14 @@ impl<'a> ContainerRun<'a> {
         };
         let started = Instant::now();
         match sandbox
-            .start(spec(plan, layers), ends.stdout, ends.stderr)
+            .start(spec(&container), ends.stdout, ends.stderr)
             .await
         {
             Ok(process) => Ok(Self {
                 plan,
                 process,
                 watch,
+                mask,
                 log,
                 started,
             }),
@@ -218,6 +238,7 @@ impl<'a> ContainerRun<'a> {
     ) -> Outcome {
         let at = self.started.elapsed();
         let outcome = ask(&plan.probe, sandbox, &self.plan.name, &self.watch, timeout).await;
+        let outcome = self.mask.outcome(outcome);
         let took = self.started.elapsed() - at;
         observe(
             number,
@@ -290,7 +311,7 @@ impl<'a> ContainerRun<'a> {
             container: self.plan.name.clone(),
             args: args.to_vec(),
         };
-        exec(sandbox, spec, None).await
+        self.mask.outcome(exec(sandbox, spec, None).await)
     }
 
     /// Asks it to end, as `docker stop` does, and gives it `time`; what is left then is killed with the pod.
@@ -323,15 +344,17 @@ impl<'a> ContainerRun<'a> {
     }
 }
 
-fn spec(plan: &ContainerPlan, layers: &[PathBuf]) -> ContainerSpec {
+fn spec(container: &ContainerStart<'_, '_>) -> ContainerSpec {
+    let plan = container.plan;
     ContainerSpec {
         name: plan.name.clone(),
-        layers: layers.to_vec(),
+        layers: container.layers.to_vec(),
         args: plan.args.clone(),
         env: plan.env.clone(),
         user: plan.user.clone(),
         working_dir: plan.working_dir.clone(),
-        volumes: plan.volumes.clone(),
+        mounts: mounts(plan, container.binds),
+        secrets: plan.secrets.clone(),
         hostname: plan.hostname.clone(),
         host_config: plan.host_config.clone(),
     }

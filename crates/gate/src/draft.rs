@@ -7,9 +7,9 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use smokegate_image::{Healthcheck, HealthcheckTest, ImageConfig};
-use smokegate_sandbox::HostConfig;
+use smokegate_sandbox::{HostConfig, ResourceLimits};
 
-use crate::plan::{APP, ContainerPlan, Probe, ProbePlan};
+use crate::plan::{APP, ContainerPlan, Probe, ProbePlan, VolumeContent, VolumePlan};
 use crate::port::{HostPort, PortMap};
 use crate::request::PlanError;
 use crate::schedule::{Retries, Timing};
@@ -59,7 +59,9 @@ impl Draft {
             env: merge_env(&config.env, &[]),
             user: config.user.clone(),
             working_dir: clean(&config.working_dir),
-            volumes: volumes(config)?,
+            volumes: volumes(config)?.into_iter().map(of_image).collect(),
+            secrets: Vec::new(),
+            limits: ResourceLimits::default(),
             hostname: APP.to_owned(),
             stop_signal,
             stop_grace_period: STOP_GRACE_PERIOD,
@@ -85,6 +87,16 @@ impl Draft {
             entrypoint,
             command,
         } = self;
+        // What is mounted at the place of an image's volume stands in for it.
+        let asked: Vec<String> = plan
+            .volumes
+            .iter()
+            .filter(|volume| volume.content != VolumeContent::Image)
+            .map(|volume| volume.target.clone())
+            .collect();
+        plan.volumes.retain(|volume| {
+            volume.content != VolumeContent::Image || !asked.contains(&volume.target)
+        });
         plan.args = entrypoint;
         plan.args.extend(command);
         match plan.args.first() {
@@ -152,6 +164,14 @@ pub(crate) fn clean(path: &str) -> String {
         }
     }
     format!("/{}", parts.join("/"))
+}
+
+fn of_image(target: String) -> VolumePlan {
+    VolumePlan {
+        content: VolumeContent::Image,
+        target,
+        read_only: false,
+    }
 }
 
 /// The image's volumes, each once.

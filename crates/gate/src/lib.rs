@@ -12,6 +12,8 @@ pub mod gate_file;
 mod http_probe;
 mod log_capture;
 mod log_watch;
+mod mask;
+mod mounts;
 mod pattern;
 mod plan;
 mod port;
@@ -30,10 +32,11 @@ pub use event::Event;
 pub use http_probe::{BodyCheck, HttpProbe, Scheme};
 pub use log_capture::{LogLine, LogTail, Stream};
 pub use log_watch::Offence;
+pub use mask::{Mask, unmasked_secrets};
 pub use pattern::Pattern;
 pub use plan::{
     APP, Completion, ContainerPlan, ExpectPlan, GatePlan, Probe, ProbePlan, ServicePlan,
-    VariantPlan,
+    VariantPlan, VolumeContent, VolumePlan,
 };
 pub use port::{HostPort, PortMap, PortMapError};
 pub use probe::{Observation, Outcome, history};
@@ -42,6 +45,6 @@ pub use resolve::{ResolveError, ResolveInput, resolve, service_images};
 pub use runner::{RunEnvironment, RunError, run};
 pub use schedule::{GaveUp, Next, Schedule, Timing};
 pub use verdict::{
-    Decision, ExitReason, Inconclusive, Instability, ProbeVerdict, PublishedPort, Reason,
-    ServiceProblem, ServiceVerdict, Timings, VariantVerdict, Verdict,
+    Decision, ExitReason, Inconclusive, Instability, OutOfMemory, ProbeVerdict, PublishedPort,
+    Reason, ServiceProblem, ServiceVerdict, Timings, VariantVerdict, Verdict,
 };

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::log_watch::LogWatch;
+use crate::mask::Mask;
 
 /// Lines kept for reports.
 const TAIL_LINES: usize = 400;
@@ -70,6 +71,7 @@ struct Lines {
     file: Option<BufWriter<File>>,
     written: u64,
     watch: Arc<LogWatch>,
+    mask: Mask,
 }
 
 /// The ends of the pipes that become a container's standard output and error.
@@ -79,10 +81,12 @@ pub(crate) struct WriteEnds {
 }
 
 impl LogCapture {
-    /// Makes the pipes and starts reading. Without `file` only the tail is kept. `watch` sees every line.
+    /// Makes the pipes and starts reading. Without `file` only the tail is kept. Neither gets what `mask` hides;
+    /// `watch` sees every line.
     pub(crate) fn start(
         file: Option<&Path>,
         watch: Arc<LogWatch>,
+        mask: &Mask,
     ) -> io::Result<(Self, WriteEnds)> {
         let started = Instant::now();
         let file = file.map(File::create).transpose()?.map(BufWriter::new);
@@ -92,6 +96,7 @@ impl LogCapture {
             file,
             written: 0,
             watch,
+            mask: mask.clone(),
         };
         let shared = Arc::new(Mutex::new(lines));
         let mut readers = JoinSet::new();
@@ -146,6 +151,7 @@ async fn read_lines(
 ) {
     let mut buffer = vec![0; 64 * 1024];
     let mut line = Vec::new();
+    let mut longest = MAX_LINE;
     loop {
         let count = match pipe.read(&mut buffer).await {
             Ok(0) | Err(_) => break,
@@ -154,9 +160,18 @@ async fn read_lines(
         let at = started.elapsed();
         let mut lines = shared.lock().unwrap_or_else(PoisonError::into_inner);
         for &byte in &buffer[..count] {
-            if byte == b'\n' || line.len() >= MAX_LINE {
+            if byte == b'\n' {
                 lines.push(at, stream, &line);
                 line.clear();
+                longest = MAX_LINE;
+            } else if line.len() >= longest {
+                // What may be the start of a secret's value stays, so that no line ends within one.
+                let settled = lines.mask.settled(&line);
+                if settled > 0 {
+                    lines.push(at, stream, &line[..settled]);
+                    line.drain(..settled);
+                }
+                longest = MAX_LINE.max(line.len() * 2);
             }
             if byte != b'\n' {
                 line.push(byte);
@@ -171,7 +186,8 @@ async fn read_lines(
 
 impl Lines {
     fn push(&mut self, at: Duration, stream: Stream, bytes: &[u8]) {
-        let text = String::from_utf8_lossy(bytes.strip_suffix(b"\r").unwrap_or(bytes)).into_owned();
+        let bytes = bytes.strip_suffix(b"\r").unwrap_or(bytes);
+        let text = String::from_utf8_lossy(&self.mask.bytes(bytes)).into_owned();
         self.total += 1;
         if let Some(file) = &mut self.file
             && self.written < MAX_FILE
@@ -197,7 +213,8 @@ impl Lines {
             self.tail.pop_front();
         }
         let line = LogLine { at, stream, text };
-        self.watch.see(&line);
+        // The pattern of what must not be logged may be a secret itself.
+        self.watch.see(&String::from_utf8_lossy(bytes), &line);
         self.tail.push_back(line);
     }
 }
@@ -210,7 +227,8 @@ mod tests {
     async fn every_line_is_kept_in_order_and_the_last_needs_no_line_end() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("app.log");
-        let (capture, ends) = LogCapture::start(Some(&path), LogWatch::none()).unwrap();
+        let (capture, ends) =
+            LogCapture::start(Some(&path), LogWatch::none(), &Mask::default()).unwrap();
         let writer = std::thread::spawn(move || {
             let mut stdout = File::from(ends.stdout);
             for number in 0..5_000 {
@@ -236,7 +254,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_endless_line_is_cut() {
-        let (capture, ends) = LogCapture::start(None, LogWatch::none()).unwrap();
+        let (capture, ends) = LogCapture::start(None, LogWatch::none(), &Mask::default()).unwrap();
         drop(ends.stderr);
         let writer = std::thread::spawn(move || {
             File::from(ends.stdout)

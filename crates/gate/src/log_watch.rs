@@ -52,17 +52,17 @@ impl LogWatch {
         })
     }
 
-    /// Takes note of a line.
-    pub(crate) fn see(&self, line: &LogLine) {
+    /// Takes note of a line: its text as it was written, and what may be kept of it.
+    pub(crate) fn see(&self, text: &str, line: &LogLine) {
         for (pattern, count) in &self.counted {
-            if pattern.is_match(&line.text) {
+            if pattern.is_match(text) {
                 count.send_modify(|count| *count = count.saturating_add(1));
             }
         }
         if self.offence.borrow().is_some() {
             return;
         }
-        if let Some(pattern) = self.never.iter().find(|never| never.is_match(&line.text)) {
+        if let Some(pattern) = self.never.iter().find(|never| never.is_match(text)) {
             let (line, pattern) = (line.clone(), pattern.clone());
             self.offence.send_replace(Some(Offence { line, pattern }));
         }

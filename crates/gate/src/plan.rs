@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use smokegate_sandbox::HostConfig;
+use smokegate_sandbox::{HostConfig, HostPath, ResourceLimits, SecretFile};
 
 use crate::http_probe::HttpProbe;
 use crate::pattern::Pattern;
@@ -88,8 +88,12 @@ pub struct ContainerPlan {
     pub user: String,
     /// `WORKDIR`, absolute.
     pub working_dir: String,
-    /// `VOLUME`s.
-    pub volumes: Vec<String>,
+    /// Volumes, tmpfs and binds; no two have the same target.
+    pub volumes: Vec<VolumePlan>,
+    /// Files below `/run/secrets`.
+    pub secrets: Vec<SecretFile>,
+    /// What it may use at most.
+    pub limits: ResourceLimits,
     /// Host name.
     pub hostname: String,
     /// What asks it to end: STOPSIGNAL, else SIGTERM.
@@ -100,6 +104,35 @@ pub struct ContainerPlan {
     pub host_config: HostConfig,
     /// What is asked of it; all must pass.
     pub probes: Vec<ProbePlan>,
+}
+
+/// A mount of a container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VolumePlan {
+    /// What is mounted.
+    pub content: VolumeContent,
+    /// Where, absolute.
+    pub target: String,
+    /// Whether the container may not write.
+    pub read_only: bool,
+}
+
+/// What is mounted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum VolumeContent {
+    /// A `VOLUME` of the image.
+    Image,
+    /// A volume of the pod, the same for all containers that name it.
+    Named(String),
+    /// Memory of this container.
+    Tmpfs {
+        /// Bytes at most.
+        size: Option<u64>,
+        /// Mode of its root.
+        mode: Option<u32>,
+    },
+    /// A file or directory below the gate file's.
+    Bind(HostPath),
 }
 
 /// A probe and when it is asked.

@@ -5,11 +5,13 @@
 
 mod host_config;
 mod not_yet;
+mod storage;
 
 use std::collections::HashSet;
 use std::time::Duration;
 
 use smokegate_image::{Healthcheck, HealthcheckTest, ImageConfig};
+use smokegate_sandbox::{HostPath, HostPathError, SecretValue};
 
 use crate::draft::{
     DEFAULT_INTERVAL, DEFAULT_TIMEOUT, DEFAULT_WITHIN, Draft, FIRST_DELAY, clean, default_port,
@@ -17,7 +19,7 @@ use crate::draft::{
 };
 use crate::gate_file::{
     BodyCheck as BodyKeys, Container, Diagnostic, GateFile, GateFileError, HttpQuestion, ProbeSpec,
-    Question, Service, ServiceImage, Source, Span, Spanned, Variant,
+    Question, Secret, Service, ServiceImage, Source, Span, Spanned, Variant,
 };
 use crate::http_probe::{BodyCheck, HttpProbe, Scheme};
 use crate::plan::{
@@ -44,6 +46,10 @@ pub struct ResolveInput<'a> {
     pub services: &'a [&'a ImageConfig],
     /// Reads an `env_file`: its variables, or why it cannot be read.
     pub env_file: &'a dyn Fn(&str) -> Result<Vec<String>, String>,
+    /// Finds a bind below the gate file's directory.
+    pub bind: &'a dyn Fn(&str) -> Result<HostPath, HostPathError>,
+    /// Reads the value of a secret, or says why it cannot, without any part of it.
+    pub secret: &'a dyn Fn(&Secret) -> Result<SecretValue, String>,
     /// Names of the variants to run; empty means all.
     pub only: &'a [String],
     /// How many variants run side by side where the file does not say.
@@ -354,6 +360,7 @@ impl Resolver<'_> {
             .as_ref()
             .map_or(plan.stop_grace_period, |grace| grace.value);
         host_config::lay_over(&mut plan.host_config, part);
+        self.lay_storage(plan, part);
     }
 
     fn lay_environment(&mut self, draft: &mut Draft, part: &Container) {

@@ -9,6 +9,7 @@ use smokegate_sandbox::{FillError, FilledLayer, FilledStore, IdMap, StoreRequest
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::event::Event;
+use crate::mask::Mask;
 use crate::plan::GatePlan;
 use crate::variant::Variant;
 use crate::verdict::Verdict;
@@ -82,11 +83,13 @@ pub async fn run(
         not_kept: not_kept.clone(),
     });
     let roots: Vec<Vec<PathBuf>> = stores.iter().map(top_first).collect();
+    let mask = Mask::of(plan);
     let running = plan.variants.iter().map(|variant| async {
         let running = Variant {
             plan: variant,
             environment,
             layers: &roots,
+            mask: &mask,
             events,
         };
         let (verdict, not_given) = running.run().await;

@@ -13,17 +13,19 @@ use smokegate_sandbox::{
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::watch;
 
-use crate::container_run::{Asked, ContainerRun, NotStarted, Stayed, Stop};
+use crate::container_run::{Asked, ContainerRun, ContainerStart, NotStarted, Stayed, Stop};
 use crate::event::Event;
 use crate::log_capture::LogTail;
+use crate::mask::Mask;
+use crate::mounts;
 use crate::pattern::Pattern;
 use crate::plan::{APP, Completion, ContainerPlan, Probe, ServicePlan, VariantPlan};
 use crate::port_map::BoundPorts;
 use crate::probe::{Observation, Outcome};
 use crate::runner::RunEnvironment;
 use crate::verdict::{
-    Decision, ExitReason, Inconclusive, Instability, ProbeVerdict, Reason, ServiceProblem,
-    ServiceVerdict, Timings, VariantVerdict,
+    Decision, ExitReason, Inconclusive, Instability, OutOfMemory, ProbeVerdict, Reason,
+    ServiceProblem, ServiceVerdict, Timings, VariantVerdict,
 };
 
 /// A variant that is about to run.
@@ -32,6 +34,8 @@ pub(crate) struct Variant<'a> {
     pub(crate) environment: &'a RunEnvironment,
     /// Layers of every image, top first.
     pub(crate) layers: &'a [Vec<PathBuf>],
+    /// What no report shows.
+    pub(crate) mask: &'a Mask,
     pub(crate) events: &'a UnboundedSender<Event>,
 }
 
@@ -52,6 +56,7 @@ impl<'a> Variant<'a> {
             decision: Decision::Passed,
             probes: self.plan.app.probes.iter().map(ProbeVerdict::new).collect(),
             exit: None,
+            reached_pids: None,
             ports: Vec::new(),
             log: LogTail::default(),
             services: Vec::new(),
@@ -87,16 +92,18 @@ impl<'a> Variant<'a> {
         let run_dir = self.environment.run_dir.join(&self.plan.name);
         std::fs::create_dir_all(&run_dir)
             .map_err(|error| Inconclusive::Host(HostError::store("mkdir(run directory)", error)))?;
-        let services = self.plan.services.iter().map(|service| &service.container);
-        let containers = services
-            .chain([&self.plan.app])
+        let containers = mounts::containers(self.plan)
             .map(|c| c.name.clone())
             .collect();
+        let limits = mounts::limits(self.plan);
         let pod = PodSpec {
             isolation: self.environment.id_map.isolation(),
             store: self.environment.store.clone(),
             run_dir,
             containers,
+            binds: mounts::binds(self.plan),
+            writes_to_disk: limits.iter().any(|(_, limits)| limits.memory.is_some()),
+            limits,
         };
         let sandbox = Sandbox::launch(pod, &self.environment.id_map).await;
         Ok((Arc::new(sandbox.map_err(Inconclusive::Host)?), ports))
@@ -223,15 +230,22 @@ impl<'a> Variant<'a> {
         not_given
     }
 
-    async fn start_container<'b>(
+    async fn start_container(
         &self,
-        plan: &'b ContainerPlan,
+        plan: &'a ContainerPlan,
         never: &[Pattern],
         sandbox: &Sandbox,
-    ) -> Result<ContainerRun<'b>, NotStarted> {
+    ) -> Result<ContainerRun<'a>, NotStarted> {
         let log_dir = self.environment.log_dir.join(&self.plan.name);
-        let layers = &self.layers[plan.image];
-        let run = ContainerRun::start(plan, never, layers, sandbox, &log_dir).await?;
+        let container = ContainerStart {
+            plan,
+            never,
+            layers: &self.layers[plan.image],
+            binds: &mounts::binds(self.plan),
+            log_dir: &log_dir,
+            mask: self.mask,
+        };
+        let run = ContainerRun::start(container, sandbox).await?;
         if let Storage::Copy { why } = &run.process.started.storage {
             let _ = self.events.send(Event::Copied {
                 variant: self.plan.name.clone(),
@@ -322,21 +336,13 @@ impl<'a> Variant<'a> {
         if service.one_shot {
             return match run.process.clone().wait().await {
                 Ok(ExitStatus::Code(0)) => None,
-                Ok(status) => Some(ServiceProblem::Exited(ExitReason {
-                    status,
-                    after: run.age(),
-                })),
+                Ok(status) => Some(service_exited(service, run, sandbox, status)),
                 Err(error) => Some(lost(error)),
             };
         }
         match run.ask_all(sandbox, &|_, _| {}).await {
             Asked::Passed => {}
-            Asked::Exited(status) => {
-                return Some(ServiceProblem::Exited(ExitReason {
-                    status,
-                    after: run.age(),
-                }));
-            }
+            Asked::Exited(status) => return Some(service_exited(service, run, sandbox, status)),
             Asked::Lost(error) => return Some(lost(error)),
             Asked::NotPassed(not_passed) => {
                 let probe = service.container.probes[not_passed.probe].probe.clone();
@@ -387,9 +393,20 @@ impl<'a> Variant<'a> {
             decision = judged => decision,
             offence = app.watch.wait_for_offence() => Decision::Failed(Reason::Logged(offence)),
         };
-        verdict.decision = decision;
+        verdict.decision = match (decision, sandbox.exceeded_memory(&self.plan.app.name)) {
+            // However it showed: this is what there is to correct.
+            (Decision::Failed(_), Some(limit)) => {
+                Decision::Failed(Reason::OutOfMemory(OutOfMemory {
+                    limit,
+                    status: app.process.exit_status(),
+                    after: app.age(),
+                }))
+            }
+            (decision, _) => decision,
+        };
         verdict.timings.probe = Some(app.age());
         verdict.exit = app.process.exit_status();
+        verdict.reached_pids = sandbox.reached_pids(&self.plan.app.name);
         let attempts = attempts
             .into_inner()
             .unwrap_or_else(PoisonError::into_inner);
@@ -518,6 +535,23 @@ impl<'a> Variant<'a> {
                 waited: (stop == Stop::StillRunning).then_some(time),
             });
         }
+    }
+}
+
+fn service_exited(
+    service: &ServicePlan,
+    run: &ContainerRun<'_>,
+    sandbox: &Sandbox,
+    status: ExitStatus,
+) -> ServiceProblem {
+    let after = run.age();
+    match sandbox.exceeded_memory(&service.container.name) {
+        Some(limit) => ServiceProblem::OutOfMemory(OutOfMemory {
+            limit,
+            status: Some(status),
+            after,
+        }),
+        None => ServiceProblem::Exited(ExitReason { status, after }),
     }
 }
 

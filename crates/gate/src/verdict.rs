@@ -51,6 +51,8 @@ pub struct VariantVerdict {
     pub probes: Vec<ProbeVerdict>,
     /// The app's status, if it ended by itself.
     pub exit: Option<ExitStatus>,
+    /// The limit on the app's processes, if it was refused one more.
+    pub reached_pids: Option<u32>,
     /// Ports that were mapped.
     pub ports: Vec<PublishedPort>,
     /// The app's last lines.
@@ -175,6 +177,8 @@ pub enum Reason {
     NotStarted(StartError),
     /// Its first process ended.
     Exited(ExitReason),
+    /// It wanted more memory than its limit, and the kernel killed a process of it.
+    OutOfMemory(OutOfMemory),
     /// It ran, and a probe did not pass.
     NotHealthy {
         /// Which of its probes.
@@ -240,6 +244,45 @@ pub struct ExitReason {
     pub after: Duration,
 }
 
+/// A limit on memory that was exceeded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OutOfMemory {
+    /// Bytes.
+    pub limit: u64,
+    /// How the first process ended; `None` when another one was killed and it went on.
+    pub status: Option<ExitStatus>,
+    /// How long the container had run.
+    pub after: Duration,
+}
+
+impl OutOfMemory {
+    fn cause(self) -> String {
+        let end = match self.status {
+            Some(ExitStatus::Signal(KILL)) => "the kernel killed it (exit code 137)".to_owned(),
+            Some(status) => format!(
+                "the kernel killed a process of it, and it {}",
+                ended(status)
+            ),
+            None => "the kernel killed a process of it".to_owned(),
+        };
+        let (limit, after) = (bytes(self.limit), seconds(self.after));
+        format!("memory limit of {limit} exceeded: {end} after {after}")
+    }
+}
+
+/// SIGKILL (signal(7)).
+const KILL: i32 = 9;
+
+/// As limits are written: powers of 1024, where they are whole.
+fn bytes(count: u64) -> String {
+    for (shift, unit) in [(30, "GiB"), (20, "MiB"), (10, "KiB")] {
+        if count >= 1 << shift && count.is_multiple_of(1 << shift) {
+            return format!("{} {unit}", count >> shift);
+        }
+    }
+    format!("{count} bytes")
+}
+
 /// Why an image could not be judged.
 #[derive(Clone, Debug)]
 pub enum Inconclusive {
@@ -282,6 +325,8 @@ pub enum ServiceProblem {
     NotStarted(StartError),
     /// It ended too early, or with another code than 0 where it was to end.
     Exited(ExitReason),
+    /// It wanted more memory than its limit.
+    OutOfMemory(OutOfMemory),
     /// It did not get ready in time.
     NotReady {
         /// How long was waited.
@@ -309,6 +354,7 @@ impl ServiceProblem {
                     seconds(*after)
                 )
             }
+            Self::OutOfMemory(memory) => format!("service `{name}`: {}", memory.cause()),
             Self::NotReady {
                 within,
                 last: Some((probe, outcome)),
@@ -479,6 +525,7 @@ impl VariantVerdict {
                     ),
                 }
             }
+            Reason::OutOfMemory(memory) => memory.cause(),
             Reason::NotHealthy {
                 probe,
                 after,

@@ -28,6 +28,8 @@ pub enum Step {
     Network,
     /// libcontainer.
     Runtime,
+    /// Limits on memory, processors and processes.
+    Cgroup,
     /// The layer store: no space, no permission.
     Store,
     /// The helper ended before it answered.
@@ -47,6 +49,7 @@ impl Step {
             Self::Copy => "copying the layers, as overlayfs cannot join them",
             Self::Network => "setting up the sandbox's network",
             Self::Runtime => "running libcontainer",
+            Self::Cgroup => "limiting what a container uses",
             Self::Store => "filling the layer store",
             Self::HelperLost => "talking to the sandbox's helper process",
         }

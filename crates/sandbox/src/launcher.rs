@@ -11,8 +11,10 @@ use std::thread::JoinHandle;
 use tokio::net::TcpStream;
 use tokio::sync::{oneshot, watch};
 
+use crate::cgroup::Cgroups;
 use crate::error::{HostError, SandboxError, Step};
 use crate::helper::POD_ROLE;
+use crate::host_path::HostPath;
 use crate::id_map::IdMap;
 use crate::pod::{
     ContainerSpec, Delivery, ExecSpec, ExitStatus, IdRefusal, Listener, PodSpec, Started,
@@ -113,6 +115,8 @@ impl Helper {
 pub struct Sandbox {
     shared: Arc<Shared>,
     reader: Option<JoinHandle<()>>,
+    /// Removed after everything that ran in them.
+    cgroups: Cgroups,
 }
 
 #[derive(Debug)]
@@ -164,6 +168,7 @@ impl Sandbox {
     /// # Errors
     /// [`HostError`], which names the refused step; nothing is left behind but `run_dir`'s subdirectories.
     pub async fn launch(spec: PodSpec, id_map: &IdMap) -> Result<Self, HostError> {
+        let cgroups = Cgroups::make(&spec.limits, &spec.run_dir)?;
         let mut helper = Helper::spawn(POD_ROLE, id_map)?;
         let wire = helper.control()?;
         let shared = Arc::new(Shared {
@@ -177,8 +182,14 @@ impl Sandbox {
         let sandbox = Self {
             shared,
             reader: Some(reader),
+            cgroups,
         };
-        match sandbox.request(RequestBody::Pod(spec), &[]).await? {
+        let binds = spec.binds.clone();
+        let paths = binds.iter().map(|bind| bind.path().to_owned()).collect();
+        let dir = binds.first().map(HostPath::dir);
+        let found = binds.iter().map(HostPath::found);
+        let fds: Vec<_> = dir.into_iter().chain(found).collect();
+        match sandbox.request(RequestBody::Pod(spec, paths), &fds).await? {
             (Answer::Ready, _) => Ok(sandbox),
             (answer, _) => Err(unexpected(answer)),
         }
@@ -195,8 +206,11 @@ impl Sandbox {
         stderr: OwnedFd,
     ) -> Result<Process, SandboxError> {
         let name = spec.name.clone();
+        let entrances = self.cgroups.entrances(&name)?;
         let body = RequestBody::Start(Box::new(spec));
-        let pending = self.send(body, &[stdout.as_fd(), stderr.as_fd()])?;
+        let mut fds = vec![stdout.as_fd(), stderr.as_fd()];
+        fds.extend(entrances.iter().map(AsFd::as_fd));
+        let pending = self.send(body, &fds)?;
         let number = pending.number;
         let started = started(self.answer_to(pending).await?.0, name)?;
         let exit = self.shared.lock().exit_of(number);
@@ -275,6 +289,17 @@ impl Sandbox {
         }
     }
 
+    /// The limit on a container's processes, if the kernel has refused it one more.
+    pub fn reached_pids(&self, container: &str) -> Option<u32> {
+        self.cgroups.reached_pids(container)
+    }
+
+    /// The limit on a container's memory in bytes, if the kernel has killed a process of it for that. What is known
+    /// of it stays when the container ends.
+    pub fn exceeded_memory(&self, container: &str) -> Option<u64> {
+        self.cgroups.exceeded_memory(container)
+    }
+
     /// What listens in a container's network namespace, on any address.
     ///
     /// # Errors
@@ -347,6 +372,7 @@ impl Drop for Sandbox {
         if let Some(reader) = self.reader.take() {
             let _ = reader.join();
         }
+        // Now the cgroups are empty, and dropped with the rest.
     }
 }
 

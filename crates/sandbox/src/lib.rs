@@ -5,9 +5,11 @@
 #![allow(unsafe_code)] // fork, execve, signal dispositions, the seccomp call: each with its reason
 
 mod capabilities;
+mod cgroup;
 mod error;
 mod helper;
 mod host_config;
+mod host_path;
 mod id_calls;
 mod id_map;
 mod isolation;
@@ -17,18 +19,23 @@ mod protocol;
 mod runtime_spec;
 mod sealed;
 mod seccomp;
+mod secret;
 mod store;
 mod users;
 mod wire;
 
 pub use capabilities::Capability;
+pub use cgroup::remove_cgroups;
 pub use error::{FillError, HostError, SandboxError, StartError, Step, errno_text};
 pub use helper::run_if_helper;
 pub use host_config::{HostConfig, Ulimit};
+pub use host_path::{HostPath, HostPathError};
 pub use id_map::{IdMap, SubordinateIds, Unavailable};
 pub use isolation::Isolation;
 pub use launcher::{Process, Sandbox};
 pub use pod::{
-    ContainerSpec, Delivery, ExecSpec, ExitStatus, IdRefusal, Listener, PodSpec, Started, Storage,
+    ContainerSpec, Delivery, ExecSpec, ExitStatus, IdRefusal, Listener, MountSource, MountSpec,
+    PodSpec, ResourceLimits, SecretFile, Started, Storage,
 };
+pub use secret::SecretValue;
 pub use store::{FilledLayer, FilledStore, StoreRequest, fill_store, list_store, prune_store};

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::host_path::HostPath;
+use crate::secret::SecretValue;
 use crate::{HostConfig, Isolation};
 
 /// Where a pod runs and how it is separated from the host.
@@ -19,6 +21,15 @@ pub struct PodSpec {
     /// Names of all containers the pod will have. Their addresses are settled with the pod, so that each
     /// container's hosts file has all of them, whichever starts first.
     pub containers: Vec<String>,
+    /// What of the host its containers may mount, by [`MountSource::Bind`]'s number.
+    #[serde(skip)]
+    pub binds: Vec<HostPath>,
+    /// Containers whose use of the host is limited.
+    #[serde(skip)]
+    pub limits: Vec<(String, ResourceLimits)>,
+    /// Whether what containers write goes to the store's disk. Pages of a tmpfs count as memory of whoever wrote
+    /// them and cannot be written back, so that a limit on memory would be a limit on files too.
+    pub writes_to_disk: bool,
 }
 
 /// One container, as the gate resolved it from the image's config, the gate file and the flags.
@@ -36,12 +47,71 @@ pub struct ContainerSpec {
     pub user: String,
     /// Absolute working directory; made when the image lacks it.
     pub working_dir: String,
-    /// `VOLUME`s: absolute paths, each its own mount.
-    pub volumes: Vec<String>,
+    /// Volumes, tmpfs and binds; no two have the same target.
+    pub mounts: Vec<MountSpec>,
+    /// Files below `/run/secrets`.
+    pub secrets: Vec<SecretFile>,
     /// Host name.
     pub hostname: String,
     /// Rights and limits.
     pub host_config: HostConfig,
+}
+
+/// A mount of a container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountSpec {
+    /// What is mounted.
+    pub source: MountSource,
+    /// Where: an absolute path in the container, made when the image lacks it.
+    pub target: String,
+    /// Whether the container may not write to it.
+    pub read_only: bool,
+}
+
+/// What is mounted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MountSource {
+    /// A `VOLUME` of the image: the container's own, with the image's content.
+    Image,
+    /// A volume of the pod, shared by all that name it; while it is empty, whoever mounts it brings its image's
+    /// content, owner and mode.
+    Named(String),
+    /// Memory of this container.
+    Tmpfs {
+        /// Bytes at most; half of the machine's memory where it is left out (tmpfs(5)).
+        size: Option<u64>,
+        /// Mode of its root; 1777 where it is left out.
+        mode: Option<u32>,
+    },
+    /// One of [`PodSpec::binds`], by its place there.
+    Bind(usize),
+}
+
+/// A file below `/run/secrets` that the container's user alone may read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SecretFile {
+    /// Its name there.
+    pub name: String,
+    /// Its content.
+    pub value: SecretValue,
+}
+
+/// What a container may use at most; what is left out is not limited.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ResourceLimits {
+    /// Bytes of memory.
+    pub memory: Option<u64>,
+    /// Thousandths of a processor.
+    pub cpus: Option<u32>,
+    /// Processes and threads.
+    pub pids: Option<u32>,
+}
+
+impl ResourceLimits {
+    /// Whether nothing is limited.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// A command run inside a running container.

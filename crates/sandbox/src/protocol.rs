@@ -20,11 +20,12 @@ pub(crate) struct Request {
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum RequestBody {
-    /// The first message to a pod helper: make the namespaces.
-    Pod(PodSpec),
+    /// The first message to a pod helper: make the namespaces. The strings are the paths of the pod's binds;
+    /// descriptors: the directory they are beneath, if there are any, then what was found at each.
+    Pod(PodSpec, Vec<String>),
     /// The first and only message to a store helper; descriptors: the files that the layers are in.
     Fill(FillRequest),
-    /// Start a container; descriptors: its stdout and stderr.
+    /// Start a container; descriptors: its stdout and stderr, then the files that put a process into its cgroups.
     Start(Box<ContainerSpec>),
     /// Run a command in a container; descriptors: its stdout and stderr.
     Exec(ExecSpec),

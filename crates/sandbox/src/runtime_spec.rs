@@ -22,8 +22,8 @@ pub(crate) struct SpecInput<'a> {
     pub(crate) rootfs: &'a Path,
     /// Files of ours that appear in the container: (file, absolute path).
     pub(crate) files: &'a [(PathBuf, &'static str)],
-    /// Volumes: (directory within the rootfs, absolute path in the container).
-    pub(crate) volumes: &'a [(PathBuf, String)],
+    /// Volumes, tmpfs and binds.
+    pub(crate) mounts: &'a [SpecMount],
     /// A path that names the container's network namespace.
     pub(crate) net_namespace: &'a Path,
     /// Whether the terminals' group 5 exists in the id map.
@@ -36,6 +36,16 @@ pub(crate) struct SpecInput<'a> {
 
 /// Docker's size of /dev/shm.
 pub(crate) const DEFAULT_SHM_SIZE: u64 = 64 << 20;
+/// A mount that was asked for.
+#[derive(Debug)]
+pub(crate) struct SpecMount {
+    /// What is bound there, in the pod's root; a tmpfs where there is nothing.
+    pub(crate) from: Option<PathBuf>,
+    /// Absolute path in the container.
+    pub(crate) to: PathBuf,
+    /// Mount options.
+    pub(crate) options: Vec<String>,
+}
 
 /// Docker's defaults (moby, oci/defaults.go).
 const MASKED_PATHS: [&str; 11] = [
@@ -63,17 +73,24 @@ const READ_ONLY_PATHS: [&str; 5] = [
 pub(crate) fn runtime_spec(input: &SpecInput<'_>) -> Result<Spec, OciSpecError> {
     let mut mounts = default_mounts(input.has_tty_group, input.shm_size)?;
     let access = if input.read_only { "ro" } else { "rw" };
+    let mut own = Vec::new();
     for (file, destination) in input.files {
-        mounts.push(mount(
-            Path::new(destination),
-            "bind",
-            file,
-            &["bind", access],
-        )?);
+        let destination = Path::new(destination);
+        // What was asked for wins over our files, as under Docker.
+        if input.mounts.iter().all(|asked| asked.to != destination) {
+            own.push(mount(destination, "bind", file, &["bind", access])?);
+        }
     }
-    for (dir, destination) in input.volumes {
-        mounts.push(mount(Path::new(destination), "bind", dir, &["bind", "rw"])?);
+    for asked in input.mounts {
+        let options: Vec<&str> = asked.options.iter().map(String::as_str).collect();
+        own.push(match &asked.from {
+            Some(from) => mount(&asked.to, "bind", from, &options)?,
+            None => mount(&asked.to, "tmpfs", Path::new("tmpfs"), &options)?,
+        });
     }
+    // A mount must not hide one that belongs into it.
+    own.sort_by_key(|mount| mount.destination().components().count());
+    mounts.extend(own);
     let namespace = |kind, path: Option<&Path>| {
         let builder = LinuxNamespaceBuilder::default().typ(kind);
         match path {
@@ -197,6 +214,14 @@ fn mount(to: &Path, kind: &str, from: &Path, options: &[&str]) -> Result<Mount, 
 mod tests {
     use super::*;
 
+    fn bind(from: &str, to: &str) -> SpecMount {
+        SpecMount {
+            from: Some(PathBuf::from(from)),
+            to: PathBuf::from(to),
+            options: vec!["bind".to_owned()],
+        }
+    }
+
     fn spec(has_tty_group: bool, read_only: bool) -> serde_json::Value {
         let input = SpecInput {
             name: "app",
@@ -204,11 +229,20 @@ mod tests {
             working_dir: "/srv",
             hostname: "app",
             rootfs: Path::new("/containers/app/rootfs"),
-            files: &[(PathBuf::from("/containers/app/hosts"), "/etc/hosts")],
-            volumes: &[(
-                PathBuf::from("/containers/app/rootfs/data"),
-                "/data".to_owned(),
-            )],
+            files: &[
+                (PathBuf::from("/containers/app/hosts"), "/etc/hosts"),
+                (PathBuf::from("/containers/app/hostname"), "/etc/hostname"),
+            ],
+            mounts: &[
+                bind("/volumes/conf", "/data/etc/conf"),
+                bind("/containers/app/rootfs/data", "/data"),
+                bind("/binds/0", "/etc/hosts"),
+                SpecMount {
+                    from: None,
+                    to: PathBuf::from("/cache"),
+                    options: vec!["size=4096".to_owned()],
+                },
+            ],
             net_namespace: Path::new("/proc/self/fd/9"),
             has_tty_group,
             read_only,
@@ -243,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn mounts_are_dockers_then_files_then_volumes() {
+    fn mounts_are_dockers_then_ours_and_none_hides_another() {
         let mounts = spec(false, false)["mounts"].clone();
         let mounts = mounts.as_array().unwrap();
         let at: Vec<_> = mounts
@@ -259,8 +293,11 @@ mod tests {
                 "/sys",
                 "/dev/mqueue",
                 "/dev/shm",
+                "/data",
+                "/cache",
+                "/etc/hostname",
                 "/etc/hosts",
-                "/data"
+                "/data/etc/conf"
             ]
         );
         assert!(!mounts[2]["options"].to_string().contains("gid=5"));
@@ -270,6 +307,8 @@ mod tests {
                 .contains("gid=5")
         );
         assert!(mounts[3]["options"].to_string().contains("\"ro\""));
+        assert_eq!(mounts[7]["type"], "tmpfs");
+        assert_eq!(mounts[9]["source"], "/binds/0");
     }
 
     #[test]
@@ -282,8 +321,8 @@ mod tests {
                 (0, false),
                 (1, false),
                 (5, false),
-                (6, read_only),
-                (7, false),
+                (6, false),
+                (8, read_only),
             ] {
                 let options = spec["mounts"][number]["options"].as_array().unwrap();
                 assert_eq!(
@@ -292,7 +331,7 @@ mod tests {
                     "{number}: {options:?}"
                 );
             }
-            assert_eq!(spec["mounts"][6]["options"][1], access);
+            assert_eq!(spec["mounts"][8]["options"][1], access);
         }
         assert_eq!(
             spec(true, false)["mounts"][5]["options"][4],

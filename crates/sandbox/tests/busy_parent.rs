@@ -121,6 +121,9 @@ async fn run_pod(
         store: store.to_owned(),
         run_dir,
         containers: vec!["app".to_owned()],
+        binds: Vec::new(),
+        limits: Vec::new(),
+        writes_to_disk: false,
     };
     let sandbox = Sandbox::launch(pod, id_map).await.unwrap();
     let app = ContainerSpec {
@@ -130,7 +133,8 @@ async fn run_pod(
         env: Vec::new(),
         user: "1000:1000".to_owned(),
         working_dir: "/".to_owned(),
-        volumes: Vec::new(),
+        mounts: Vec::new(),
+        secrets: Vec::new(),
         hostname: "app".to_owned(),
         host_config: HostConfig::default(),
     };

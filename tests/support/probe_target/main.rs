@@ -175,6 +175,21 @@ fn run(words: VecDeque<String>) -> io::Result<()> {
                 let file = words.next("file")?;
                 return fs::write(file, words.rest());
             }
+            // In two writes, so that no reader gets it at once.
+            "halves" => {
+                let content = fs::read(words.next("file")?)?;
+                let (first, second) = content.split_at(content.len() / 2);
+                io::stdout().write_all(first)?;
+                io::stdout().flush()?;
+                thread::sleep(Duration::from_millis(300));
+                return io::stdout().write_all(second);
+            }
+            // So many MiB, piece by piece.
+            "fill" => {
+                let count = words.number("MiB")?;
+                let mut file = fs::File::create(words.next("file")?)?;
+                return (0..count).try_for_each(|_| file.write_all(&[b'x'; 1 << 20]));
+            }
             "stat" => return stat(&words.next("path")?),
             "ls" => return list(&words.next("path")?),
             "link" => return print(&format!("{}\n", fs::read_link(words.next("path")?)?.display())),

@@ -17,6 +17,8 @@ pub enum Need {
     Rootless,
     /// Debian's `docker-registry`.
     DockerRegistry,
+    /// Cgroups with memory, cpu and pids may be made.
+    Cgroups,
     /// A program that makes root filesystems from Debian packages, and the right to run it.
     Mmdebstrap,
     /// `openssl`, for test certificates.
@@ -75,6 +77,7 @@ impl Need {
             Self::Root => "root",
             Self::Rootless => "rootless",
             Self::DockerRegistry => "docker-registry",
+            Self::Cgroups => "cgroups",
             Self::Mmdebstrap => "mmdebstrap",
             Self::Openssl => "openssl",
             Self::Skopeo => "skopeo",
@@ -89,6 +92,7 @@ impl Need {
             Self::Root if is_root() => Ok(()),
             Self::Root => Err("needs root".to_owned()),
             Self::Rootless => user_namespaces(),
+            Self::Cgroups => cgroups(),
             Self::Mmdebstrap if !is_root() => Err("mmdebstrap needs root".to_owned()),
             Self::DockerRegistry
             | Self::Mmdebstrap
@@ -102,6 +106,33 @@ impl Need {
             },
         }
     }
+}
+
+/// Looks at v1, where the process's own cgroups count, and at the root of v2.
+fn cgroups() -> Result<(), String> {
+    let own = fs::read_to_string("/proc/self/cgroup").map_err(|error| error.to_string())?;
+    for controller in ["memory", "cpu", "pids"] {
+        let v1 = own.lines().find_map(|line| {
+            let mut parts = line.splitn(3, ':').skip(1);
+            let names = parts.next()?;
+            let is_it = names.split(',').any(|name| name == controller);
+            let path = parts.next()?.trim_start_matches('/');
+            is_it.then(|| Path::new("/sys/fs/cgroup").join(names).join(path))
+        });
+        let given = fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap_or_default();
+        let dir = match v1 {
+            Some(dir) => dir,
+            None if given.split_whitespace().any(|name| name == controller) => {
+                PathBuf::from("/sys/fs/cgroup")
+            }
+            None => return Err(format!("there is no cgroup controller `{controller}`")),
+        };
+        let made = dir.join(format!("test-{}-{controller}", std::process::id()));
+        fs::create_dir(&made)
+            .and_then(|()| fs::remove_dir(&made))
+            .map_err(|error| format!("no cgroup can be made in `{}`: {error}", dir.display()))?;
+    }
+    Ok(())
 }
 
 fn user_namespaces() -> Result<(), String> {

@@ -5,6 +5,7 @@ use smokegate_sandbox::{ExecSpec, ExitStatus, Sandbox};
 use super::Outcome;
 use crate::log_capture::LogCapture;
 use crate::log_watch::LogWatch;
+use crate::mask::Mask;
 
 /// The most of a health check's output that is kept; Docker keeps 4 KiB.
 const MAX_OUTPUT: usize = 4 * 1024;
@@ -12,7 +13,7 @@ const MAX_OUTPUT: usize = 4 * 1024;
 /// Runs a command in a container: exit code 0 passes, if its output also has what is expected of it. When the time
 /// is up before its end, it is killed: the next attempt must not meet it.
 pub(crate) async fn exec(sandbox: &Sandbox, spec: ExecSpec, expect: Option<&str>) -> Outcome {
-    let (capture, ends) = match LogCapture::start(None, LogWatch::none()) {
+    let (capture, ends) = match LogCapture::start(None, LogWatch::none(), &Mask::default()) {
         Ok(capture) => capture,
         Err(error) => {
             return Outcome::NotRun {

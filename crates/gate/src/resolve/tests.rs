@@ -48,6 +48,15 @@ fn config(entrypoint: &[&str], cmd: &[&str]) -> ImageConfig {
 }
 
 fn resolved(text: &str, request: &GateRequest, only: &[String]) -> Result<GatePlan, ResolveError> {
+    resolved_for(&config(&["/app"], &["serve"]), text, request, only)
+}
+
+fn resolved_for(
+    app: &ImageConfig,
+    text: &str,
+    request: &GateRequest,
+    only: &[String],
+) -> Result<GatePlan, ResolveError> {
     let source = Source::read("smokegate.yaml", text.as_bytes()).unwrap();
     let options = ParseOptions {
         lookup: &|_| None,
@@ -60,9 +69,16 @@ fn resolved(text: &str, request: &GateRequest, only: &[String]) -> Result<GatePl
         file: &file,
         source: &source,
         request,
-        app: &config(&["/app"], &["serve"]),
+        app,
         services: &services,
         env_file: &|name| Err(format!("no file {name}")),
+        bind: &|path| HostPath::find(std::path::Path::new(env!("CARGO_MANIFEST_DIR")), path),
+        secret: &|secret| match secret {
+            Secret::Environment(name) if name.value == "SET" => {
+                Ok(SecretValue::new(b"hunter2".to_vec()))
+            }
+            _ => Err("it is not there".to_owned()),
+        },
         only,
         parallel: 3,
     })
@@ -154,12 +170,71 @@ fn flags_win() {
 }
 
 #[test]
+fn volumes_replace_a_list_and_the_images_own_where_they_stand() {
+    let file = FILE
+        .replace(
+            "  working_dir: /srv/../app",
+            "  volumes: [\"data:/data\", \"./src:/src/:ro\"]\n  mem_limit: 64m\n  secrets: {pw: {environment: SET}}",
+        )
+        .replace(
+            "    command: [--slow]",
+            "    volumes: [{type: tmpfs, target: /t, tmpfs: {size: 1k}}]\n    pids_limit: 7\n    secrets: {}",
+        );
+    let image = ImageConfig {
+        volumes: strings(&["/data", "/var"]),
+        ..config(&["/app"], &["serve"])
+    };
+    let plan = resolved_for(&image, &file, &GateRequest::default(), &[]).unwrap();
+    let [one, two] = &plan.variants[..] else {
+        panic!("{plan:?}")
+    };
+    let targets = |variant: &VariantPlan| {
+        let volumes = variant.app.volumes.iter();
+        volumes
+            .map(|volume| (volume.target.clone(), volume.read_only))
+            .collect::<Vec<_>>()
+    };
+    let at = |target: &str, read_only| (target.to_owned(), read_only);
+    assert_eq!(
+        targets(one),
+        [at("/var", false), at("/data", false), at("/src", true)]
+    );
+    // The variant's list has nothing at `/data`, so that the image's own is there again.
+    assert_eq!(
+        targets(two),
+        [at("/data", false), at("/var", false), at("/t", false)]
+    );
+    assert_eq!(one.app.limits.memory, Some(64 << 20));
+    assert_eq!(
+        (two.app.limits.memory, two.app.limits.pids),
+        (Some(64 << 20), Some(7))
+    );
+    assert_eq!((one.app.secrets.len(), two.app.secrets.len()), (1, 0));
+    assert!(!format!("{plan:?}").contains("hunter2"));
+}
+
+#[test]
 fn what_cannot_be_run_yet_is_refused_with_its_place() {
     for (from, to, place) in [
         (
             "  working_dir: /srv/../app",
-            "  mem_limit: 64m",
-            "smokegate.yaml:13:14: this version does not run `mem_limit` yet",
+            "  mem_limit: 5m",
+            "smokegate.yaml:13:14: the least memory is 6m",
+        ),
+        (
+            "  entrypoint: [/start]",
+            "  volumes: [\"./no-such:/x:ro\"]",
+            "there is no `./no-such` below the gate file's directory",
+        ),
+        (
+            "  entrypoint: [/start]",
+            "  secrets: {x: {environment: SET}}\n  volumes: [\"v:/run/secrets\"]",
+            "`/run/secrets` is where the container's secrets are",
+        ),
+        (
+            "  entrypoint: [/start]",
+            "  secrets: {x: {environment: UNSET}}",
+            "smokegate.yaml:10:30: it is not there",
         ),
         (
             "tcp: 9100",

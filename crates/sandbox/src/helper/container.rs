@@ -19,13 +19,13 @@ use super::id_watch::{IdWatch, Installation, Preparation, ids_of_pod};
 use super::net_ns::{ContainerNetwork, PodNetwork};
 use super::pod::RuntimeLog;
 use super::rights::rights;
-use super::root;
 use super::rootfs::{Joined, join_layers};
+use super::{binds, root, volume};
 use crate::error::{HostError, StartError, Step};
 use crate::id_calls::MappedIds;
 use crate::isolation::Isolation;
-use crate::pod::{ContainerSpec, Storage};
-use crate::runtime_spec::{self, DEFAULT_SHM_SIZE, SpecInput, runtime_spec};
+use crate::pod::{ContainerSpec, MountSource, MountSpec, PodSpec, Storage};
+use crate::runtime_spec::{self, DEFAULT_SHM_SIZE, SpecInput, SpecMount, runtime_spec};
 use crate::seccomp::Filter;
 use crate::users::{self, Identity};
 
@@ -47,6 +47,9 @@ pub(super) struct Container {
     /// For the pod to serve, until it takes it.
     pub(super) id_watch: Option<IdWatch>,
     workload: Workload,
+    /// Kept open for what is exec'd later; the workload names them by number.
+    _cgroups: Vec<OwnedFd>,
+    dir: PathBuf,
     working_dir: String,
 }
 
@@ -63,13 +66,15 @@ impl Container {
     pub(super) fn start(
         spec: ContainerSpec,
         stdio: Stdio,
-        isolation: Isolation,
+        cgroups: Vec<OwnedFd>,
+        pod: &PodSpec,
         pod_network: &PodNetwork,
         log: &RuntimeLog,
     ) -> Result<Self, StartError> {
+        let isolation = pod.isolation;
         let host = &spec.host_config;
         let rights = rights(host, isolation)?;
-        let dir = root::container_dir(&spec.name);
+        let dir = root::container_dir(&spec.name, pod.writes_to_disk);
         let Joined {
             rootfs,
             storage,
@@ -80,15 +85,11 @@ impl Container {
         check_mount_points(&root_fd)?;
         make_dir_in_root(&root_fd, &spec.working_dir)
             .map_err(|errno| image_dir_error("WORKDIR", &spec.working_dir, errno))?;
-        let mut volumes = Vec::new();
-        for volume in &spec.volumes {
-            let fd = make_dir_in_root(&root_fd, volume)
-                .map_err(|errno| image_dir_error("VOLUME", volume, errno))?;
-            // Bound onto itself: a mount of its own that starts with the image's content and owners.
-            let place = fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()))
-                .map_err(|error| runtime_error("readlink(volume)", error))?;
-            volumes.push((place, volume.clone()));
+        let mut mounts = Vec::new();
+        for mount in &spec.mounts {
+            mounts.push(mount_of(mount, &root_fd, pod.writes_to_disk)?);
         }
+        mounts.extend(secrets(&spec, &identity, isolation)?);
         let network = pod_network
             .add_container(&spec.name)
             .map_err(StartError::Host)?;
@@ -129,6 +130,7 @@ impl Container {
             ulimits: host.ulimits.clone(),
             no_new_privileges: host.no_new_privileges,
             init: host.init,
+            cgroups: cgroups.iter().map(AsRawFd::as_raw_fd).collect(),
             report: report_write.as_raw_fd(),
         };
         let bundle = dir.join("bundle");
@@ -141,7 +143,7 @@ impl Container {
             hostname: &spec.hostname,
             rootfs: &rootfs,
             files: &files,
-            volumes: &volumes,
+            mounts: &mounts,
             net_namespace: &net_namespace,
             has_tty_group: isolation.has_all_ids(),
             read_only: host.read_only,
@@ -197,6 +199,8 @@ impl Container {
             storage,
             id_watch,
             workload,
+            _cgroups: cgroups,
+            dir,
             working_dir: spec.working_dir,
         })
     }
@@ -214,7 +218,7 @@ impl Container {
         let mut workload = self.workload.clone();
         workload.report = report_write.as_raw_fd();
         workload.init = false;
-        let process = root::container_dir(&self.name).join("bundle/process.json");
+        let process = self.dir.join("bundle/process.json");
         let text = runtime_spec::process(&args, &self.working_dir)
             .map_err(std::io::Error::other)
             .and_then(|described| Ok(serde_json::to_vec(&described)?));
@@ -324,12 +328,13 @@ fn reached_program(report: OwnedFd) -> Result<(), StartError> {
 /// A call that gives a process its ids; it answers EINVAL for an id that the map does not have.
 fn id_error(call: &str, errno: i32) -> StartError {
     match (call, errno) {
-        ("setresuid" | "setresgid" | "setgroups" | "fchown(stdout)", libc::EINVAL) => {
-            StartError::IdMap(format!(
-                "{call} answered {}: the container's user is not in the id map of this isolation level",
-                crate::error::errno_text(errno)
-            ))
-        }
+        (
+            "setresuid" | "setresgid" | "setgroups" | "fchown(stdout)" | "fchown(secret)",
+            libc::EINVAL,
+        ) => StartError::IdMap(format!(
+            "{call} answered {}: the container's user is not in the id map of this isolation level",
+            crate::error::errno_text(errno)
+        )),
         _ => runtime_error(call, std::io::Error::from_raw_os_error(errno)),
     }
 }
@@ -360,6 +365,122 @@ fn make_dir_in_root(root: &OwnedFd, path: &str) -> Result<OwnedFd, Errno> {
         at = openat2(root, &walked, flags, Mode::empty(), resolve())?;
     }
     Ok(at)
+}
+
+/// Makes ready what a mount shows, and its place in the container.
+fn mount_of(mount: &MountSpec, root: &OwnedFd, to_disk: bool) -> Result<SpecMount, StartError> {
+    let target = &mount.target;
+    let name = match mount.source {
+        MountSource::Image => "VOLUME",
+        _ => "the place of the volume",
+    };
+    let make_place =
+        || make_dir_in_root(root, target).map_err(|errno| image_dir_error(name, target, errno));
+    let (from, options) = match &mount.source {
+        MountSource::Image => {
+            // Bound onto itself: a mount of its own that starts with the image's content and owners.
+            let place = make_place()?;
+            let from = fs::read_link(format!("/proc/self/fd/{}", place.as_raw_fd()))
+                .map_err(|error| runtime_error("readlink(volume)", error))?;
+            (Some(from), vec!["bind".to_owned()])
+        }
+        MountSource::Named(name) => {
+            // Looked at before it is made: a place that the image lacks leaves the volume as it is.
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let relative = target.trim_start_matches('/');
+            let image = openat2(root, relative, flags, Mode::empty(), resolve());
+            make_place()?;
+            let volumes = root::volumes_dir(to_disk).map_err(StartError::Host)?;
+            let failed =
+                |call: &str, error| runtime_error(&format!("{call}(volume {name})"), error);
+            let from = volume::open(&volumes, name).map_err(|error| failed("mkdir", error))?;
+            if let Ok(image) = image {
+                volume::seed(&from, &image).map_err(|error| failed("copy", error))?;
+            }
+            (Some(from), vec!["bind".to_owned()])
+        }
+        MountSource::Tmpfs { size, mode } => {
+            make_place()?;
+            // Docker's options (moby, daemon/oci_linux.go) and mode.
+            let mut options = ["nosuid", "nodev", "noexec"].map(str::to_owned).to_vec();
+            options.push(format!("mode={:o}", mode.unwrap_or(0o1777)));
+            options.extend(size.map(|size| format!("size={size}")));
+            (None, options)
+        }
+        MountSource::Bind(number) => {
+            let from = Path::new(binds::BINDS).join(number.to_string());
+            if from.is_dir() {
+                make_place()?;
+            } else {
+                make_file_place(root, target)?;
+            }
+            let options = ["rbind", "nosuid", "nodev"].map(str::to_owned).to_vec();
+            (Some(from), options)
+        }
+    };
+    let mut options = options;
+    options.push(if mount.read_only { "ro" } else { "rw" }.to_owned());
+    Ok(SpecMount {
+        from,
+        to: PathBuf::from(target),
+        options,
+    })
+}
+
+/// Makes room for a file that is mounted: its directory, and nothing where the image has a directory.
+fn make_file_place(root: &OwnedFd, target: &str) -> Result<(), StartError> {
+    let what = "the place of the volume";
+    let parent = Path::new(target).parent().and_then(Path::to_str);
+    if let Some(parent) = parent {
+        make_dir_in_root(root, parent).map_err(|errno| image_dir_error(what, parent, errno))?;
+    }
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let relative = target.trim_start_matches('/');
+    match openat2(root, relative, flags, Mode::empty(), resolve()) {
+        Ok(_) => Err(StartError::Image(format!(
+            "{what} `{target}` is a directory in the image, and what is mounted there is a file"
+        ))),
+        Err(_) => remove_dangling_link(root, Path::new(target))
+            .map_err(|errno| runtime_error(&format!("unlinkat({target})"), errno)),
+    }
+}
+
+/// Writes the secrets of a container where only its user can read them, and gives the mount that shows them.
+fn secrets(
+    spec: &ContainerSpec,
+    identity: &Identity,
+    isolation: Isolation,
+) -> Result<Option<SpecMount>, StartError> {
+    const PLACE: &str = "/run/secrets";
+    if spec.secrets.is_empty() {
+        return Ok(None);
+    }
+    let dir = root::secrets_dir(&spec.name);
+    root::make_dir(&dir).map_err(StartError::Host)?;
+    for secret in &spec.secrets {
+        // Neither name nor value is in a message: a value may be long, and the name is the caller's to show.
+        let failed = |call: &str, error| runtime_error(&format!("{call}(secret)"), error);
+        let mut options = File::options();
+        options.write(true).create_new(true).mode(0o400);
+        let mut file = options
+            .open(dir.join(&secret.name))
+            .map_err(|error| failed("open", error))?;
+        file.write_all(secret.value.expose())
+            .map_err(|error| failed("write", error))?;
+        // In a single-id map the one id that exists here is the container's user in its own.
+        if isolation.has_all_ids() {
+            let owner = rustix::fs::Uid::from_raw(identity.uid);
+            let group = rustix::fs::Gid::from_raw(identity.gid);
+            rustix::fs::fchown(&file, Some(owner), Some(group))
+                .map_err(|errno| id_error("fchown(secret)", errno.raw_os_error()))?;
+        }
+    }
+    let options = ["bind", "nosuid", "nodev", "noexec", "ro"];
+    Ok(Some(SpecMount {
+        from: Some(dir),
+        to: PathBuf::from(PLACE),
+        options: options.map(str::to_owned).to_vec(),
+    }))
 }
 
 fn image_dir_error(instruction: &str, path: &str, errno: Errno) -> StartError {

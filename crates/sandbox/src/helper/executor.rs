@@ -60,6 +60,8 @@ pub(super) struct Workload {
     pub(super) init: bool,
     pub(super) args: Vec<String>,
     pub(super) env: Vec<String>,
+    /// `cgroup.procs` of the container's cgroups, opened for writing by the parent; close-on-exec.
+    pub(super) cgroups: Vec<RawFd>,
     /// Where a [`Failure`] is written; close-on-exec.
     pub(super) report: RawFd,
 }
@@ -124,6 +126,12 @@ impl Workload {
 
     fn take_identity(&self) -> Result<(), (Cow<'static, str>, io::Error)> {
         let failed = |call: &'static str| move |errno: Errno| (Cow::from(call), errno.into());
+        for fd in &self.cgroups {
+            // SAFETY: the helper holds them open as long as the container is there; closed here by execve.
+            let procs = unsafe { BorrowedFd::borrow_raw(*fd) };
+            // 0 is the writer, in whichever pid namespace (cgroups(7)). The rights are those of who opened it.
+            rustix::io::write(procs, b"0").map_err(failed("write(cgroup.procs)"))?;
+        }
         self.enter_id_map()
             .map_err(|(call, error)| (call.into(), error))?;
         let own = capabilities::own().map_err(|e| ("capget".into(), e))?;

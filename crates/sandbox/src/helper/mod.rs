@@ -12,6 +12,7 @@
 //! process with one thread. The pod helper therefore never starts one, and everything dies with it: it is
 //! PID 1 of the pod's pid namespace and exits when the control socket ends.
 
+mod binds;
 mod container;
 mod executor;
 mod id_watch;
@@ -24,6 +25,7 @@ mod root;
 mod rootfs;
 mod store;
 mod user_ns;
+mod volume;
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};

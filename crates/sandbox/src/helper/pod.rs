@@ -11,6 +11,7 @@ use rustix::pipe::PipeFlags;
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, wait, waitpid};
 use rustix::thread::UnshareFlags;
 
+use super::binds::Binds;
 use super::container::{Container, Stdio};
 use super::id_watch::IdWatch;
 use super::net_ns::{self, PodNetwork};
@@ -27,20 +28,25 @@ pub(super) fn main(wire: Wire) -> i32 {
     let Ok(Some((
         Request {
             id,
-            body: RequestBody::Pod(spec),
+            body: RequestBody::Pod(spec, paths),
         },
-        _,
+        fds,
     ))) = wire.receive()
     else {
         return 1;
     };
-    if let Err(error) = enter_namespaces(&spec, &wire) {
-        return refuse(&wire, id, error);
-    }
+    let entered = Binds::take(paths, fds).and_then(|binds| {
+        enter_namespaces(&spec, &wire)?;
+        Ok(binds)
+    });
+    let binds = match entered {
+        Ok(binds) => binds,
+        Err(error) => return refuse(&wire, id, error),
+    };
     // SAFETY: this process has one thread, so the child may run any code.
     match unsafe { libc::fork() } {
         0 => {
-            let code = first_process(wire, id, &spec);
+            let code = first_process(wire, id, &spec, &binds);
             std::process::exit(code)
         }
         -1 => {
@@ -88,9 +94,9 @@ fn enter_namespaces(spec: &PodSpec, wire: &Wire) -> Result<(), HostError> {
 }
 
 /// PID 1 of the pod: when it ends, the kernel ends everything in it.
-fn first_process(wire: Wire, id: u64, spec: &PodSpec) -> i32 {
+fn first_process(wire: Wire, id: u64, spec: &PodSpec, binds: &Binds) -> i32 {
     let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
-    let ready = root::enter(spec).and_then(|()| {
+    let ready = root::enter(spec, binds).and_then(|()| {
         let network = PodNetwork::new(&spec.containers)?;
         let log = RuntimeLog::install()?;
         Ok((network, log))
@@ -258,7 +264,7 @@ impl Pod<'_> {
                 }
                 None => Answer::NoSuchContainer,
             },
-            RequestBody::Pod(_)
+            RequestBody::Pod(..)
             | RequestBody::Fill(_)
             | RequestBody::Prune(_)
             | RequestBody::IdsMapped => Answer::HostFailed(HostError::lost(
@@ -282,11 +288,12 @@ impl Pod<'_> {
     }
 
     fn start(&mut self, number: u64, spec: ContainerSpec, fds: Vec<OwnedFd>) -> Answer {
+        let mut fds = fds;
+        let cgroups = fds.split_off(fds.len().min(2));
         let Some(stdio) = stdio(fds) else {
             return missing_descriptors();
         };
-        let isolation = self.spec.isolation;
-        let started = Container::start(spec, stdio, isolation, &self.network, &self.log);
+        let started = Container::start(spec, stdio, cgroups, self.spec, &self.network, &self.log);
         let tracked = started.and_then(|container| {
             self.track(number, container.pid, &container.pidfd)?;
             Ok(container)

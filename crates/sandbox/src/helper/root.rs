@@ -13,6 +13,7 @@ use rustix::mount::{
 };
 use rustix::process::pivot_root;
 
+use super::binds::Binds;
 use crate::error::{HostError, Step};
 use crate::pod::PodSpec;
 
@@ -22,11 +23,15 @@ pub(super) const STORE: &str = "/store";
 const CONTAINERS: &str = "/containers";
 /// A directory on the store's disk, for the containers' directories otherwise.
 const SCRATCH: &str = "/scratch";
+/// Where named volumes are, on a tmpfs of their own: the pod's root is `nosuid`, and a volume of Docker's is not.
+const VOLUMES: &str = "/volumes";
+/// Where the files of secrets are: on the tmpfs of the pod's root, whatever else goes to the disk.
+const SECRETS: &str = "/secrets";
 /// What libcontainer binds into the container's /dev where mknod is not allowed.
 const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
 
 /// Builds the root on `spec.run_dir/root`, enters it and leaves the host's root behind.
-pub(super) fn enter(spec: &PodSpec) -> Result<(), HostError> {
+pub(super) fn enter(spec: &PodSpec, binds: &Binds) -> Result<(), HostError> {
     let at = |call: String| move |error: io::Error| HostError::new(Step::Mounts, call, error);
     let private = MountPropagationFlags::REC | MountPropagationFlags::PRIVATE;
     mount_change("/", private).map_err(|errno| at("mount(/, MS_PRIVATE)".into())(errno.into()))?;
@@ -46,9 +51,12 @@ pub(super) fn enter(spec: &PodSpec) -> Result<(), HostError> {
         "dev",
         "run",
         "containers",
+        "volumes",
+        "secrets",
     ] {
         make_dir(&root.join(name))?;
     }
+    binds.mount(&root)?;
     for (from, name) in [(&spec.store, "store"), (&scratch, "scratch")] {
         mount_bind_recursive(from, root.join(name))
             .map_err(|errno| at(format!("mount(bind {})", from.display()))(errno.into()))?;
@@ -98,17 +106,43 @@ pub(super) fn enter(spec: &PodSpec) -> Result<(), HostError> {
     std::env::set_current_dir("/").map_err(at("chdir(/)".into()))
 }
 
-/// The directory for a container's upper layer and files: on tmpfs where that can hold overlay's marks.
-pub(super) fn container_dir(name: &str) -> PathBuf {
+/// The directory for a container's upper layer and files: on tmpfs where that is wanted and can hold overlay's marks.
+pub(super) fn container_dir(name: &str, to_disk: bool) -> PathBuf {
     let flags = XattrFlags::empty();
     let tmpfs_keeps_marks =
-        rustix::fs::setxattr(CONTAINERS, c"user.overlay.probe", b"y", flags).is_ok();
-    Path::new(if tmpfs_keeps_marks {
-        CONTAINERS
-    } else {
-        SCRATCH
-    })
-    .join(name)
+        || rustix::fs::setxattr(CONTAINERS, c"user.overlay.probe", b"y", flags).is_ok();
+    if !to_disk && tmpfs_keeps_marks() {
+        return Path::new(CONTAINERS).join(name);
+    }
+    Path::new(SCRATCH).join(name)
+}
+
+/// The directory of all named volumes.
+pub(super) fn volumes_dir(to_disk: bool) -> Result<PathBuf, HostError> {
+    if to_disk {
+        // No container is called so: a name has no dot at its start.
+        let dir = Path::new(SCRATCH).join(".volumes");
+        make_dir(&dir)?;
+        return Ok(dir);
+    }
+    let failed = |call: &str, errno: rustix::io::Errno| {
+        HostError::new(Step::Mounts, format!("{call}({VOLUMES})"), errno)
+    };
+    let device = |path: &str| {
+        rustix::fs::stat(path)
+            .map(|stat| stat.st_dev)
+            .map_err(|errno| failed("stat", errno))
+    };
+    if device(VOLUMES)? == device("/")? {
+        mount("tmpfs", VOLUMES, "tmpfs", MountFlags::NODEV, c"mode=0755")
+            .map_err(|errno| failed("mount(tmpfs)", errno))?;
+    }
+    Ok(PathBuf::from(VOLUMES))
+}
+
+/// The directory of a container's secrets.
+pub(super) fn secrets_dir(name: &str) -> PathBuf {
+    Path::new(SECRETS).join(name)
 }
 
 /// A directory for a container on the store's disk.
@@ -122,6 +156,10 @@ pub(super) fn remove_scratch() {
         return;
     };
     for entry in entries.flatten() {
+        // Where layers were joined or copied.
+        for mount in ["rootfs", "copy"] {
+            let _ = unmount(entry.path().join(mount), UnmountFlags::DETACH);
+        }
         // What cannot be removed now is tried again by the caller.
         let _ = smokegate_rootfs::remove_tree(scratch.as_fd(), entry.file_name().as_bytes());
     }
