@@ -9,6 +9,7 @@ mod container;
 mod failures;
 mod host;
 mod id_refusals;
+mod network;
 mod pods;
 mod probes;
 mod ship;

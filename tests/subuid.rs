@@ -124,6 +124,21 @@ fn root_subuid_is_not_chosen_without_a_range() {
     );
 }
 
+#[test]
+fn root_subuid_refused_dials_are_counted_and_named() {
+    let Some(user) = SubuidUser::new() else {
+        return;
+    };
+    let image = user.archive("serve");
+    let words = ["resolve", "app", "then", "connect", "localhost:6379"];
+    let mut args = vec!["gate", &image, "--entrypoint", "/probe-target", "--"];
+    args.extend(words);
+    let failed = user.run(&args);
+    failed.assert_code(1);
+    let said = "app dialled localhost:6379, nothing listens there";
+    assert!(failed.stderr.contains(said), "{}", failed.stderr);
+}
+
 fn has_owner(dir: &Path, uid: u32) -> bool {
     use std::os::unix::fs::MetadataExt;
     let Ok(entries) = std::fs::read_dir(dir) else {

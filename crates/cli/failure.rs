@@ -115,12 +115,17 @@ impl Failure {
             {
                 failure.quote_answer(outcome);
             }
+            failure.tell_reached(verdict, name);
             if let Some(service) = verdict.services.iter().find(|s| s.name == *name) {
                 failure.quote_log(name, &service.log, logs);
             }
             return failure;
         }
         failure.evidence.extend(verdict.dead_service());
+        let better_hint = failure.tell_reached(verdict, smokegate_gate::APP);
+        if leaves_the_cause_open(&verdict.decision) {
+            failure.hint = better_hint.or(failure.hint);
+        }
         let failed = match &verdict.decision {
             Decision::Failed(
                 Reason::NotHealthy { probe, .. }
@@ -175,6 +180,13 @@ impl Failure {
             last.outcome
         ));
         self.quote_answer(&last.outcome);
+    }
+
+    /// Says what a container reached for in vain, and gives back what could be done about it.
+    fn tell_reached(&mut self, verdict: &VariantVerdict, container: &str) -> Option<String> {
+        let explained = verdict.network.as_ref()?.explain(container);
+        self.evidence.extend(explained.sentences);
+        explained.hint
     }
 
     fn quote_answer(&mut self, outcome: &Outcome) {
@@ -319,6 +331,25 @@ fn id_map_hint(level: Isolation) -> &'static str {
     }
 }
 
+/// Whether what the app reached for can be why it failed: it ended, it opened no port, it says it is not well.
+fn leaves_the_cause_open(decision: &Decision) -> bool {
+    let Decision::Failed(reason) = decision else {
+        return false;
+    };
+    match reason {
+        Reason::Exited(_) => true,
+        Reason::NotHealthy {
+            last, listening, ..
+        } => match last {
+            Some(Outcome::Refused) => listening.is_empty(),
+            Some(Outcome::Status { status, .. }) => *status >= 500,
+            Some(Outcome::ExitCode { .. } | Outcome::NoAnswer) => true,
+            _ => false,
+        },
+        _ => false,
+    }
+}
+
 fn service_hint(problem: &ServiceProblem) -> &'static str {
     match problem {
         ServiceProblem::NotReady { .. } => {
@@ -428,6 +459,14 @@ fn host_hint(error: &HostError) -> Option<String> {
              --security-opt systempaths=unconfined (Kubernetes: procMount: Unmasked)"
         }
         Step::Store => "choose a directory you may write to with --store DIR",
+        Step::Network if error.call.starts_with("ip link add") => {
+            "a network for each container needs bridge and veth of the kernel (sudo modprobe bridge veth); \
+             `network: shared` in the gate file needs neither: all containers then share one localhost, as in a Kubernetes pod"
+        }
+        Step::Firewall => {
+            "`egress: host` redirects connections with nf_tables of the kernel (sudo modprobe nft_chain_nat nft_reject_inet); \
+             without it, leave `egress` out and run what the app needs as a service"
+        }
         Step::Overlay | Step::Copy | Step::Mounts | Step::Network | Step::Spawn => return None,
         Step::Runtime | Step::HelperLost => {
             "if the host is an ordinary Linux of 5.12 or later, please report this with the text above and `uname -a`"

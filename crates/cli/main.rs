@@ -5,6 +5,7 @@ mod commands;
 mod exit_code;
 mod failure;
 mod gate_file;
+mod network_record;
 mod pipeline;
 mod printer;
 mod receipt;

@@ -12,6 +12,7 @@ use smokegate_sandbox::{ExitStatus as ProcessStatus, Storage};
 use crate::exit_code::ExitStatus;
 use crate::failure::Failure;
 use crate::gate_file::Prepared;
+use crate::network_record::{NetworkRecord, network_record};
 
 /// Raised when a field changes its meaning or goes; new fields do not raise it.
 const VERSION: u32 = 1;
@@ -128,6 +129,8 @@ pub(crate) struct VariantRecord {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) storage: Option<StorageWord>,
     pub(crate) log_lines: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) network: Option<NetworkRecord>,
     pub(crate) timings_ms: VariantTimings,
 }
 
@@ -409,6 +412,7 @@ fn variant_record(variant: &VariantVerdict) -> VariantRecord {
             Storage::Copy { .. } => StorageWord::Copy,
         }),
         log_lines: variant.log.total,
+        network: variant.network.as_ref().map(network_record),
         timings_ms: VariantTimings {
             sandbox: variant.timings.sandbox.map(millis),
             start: variant.timings.start.map(millis),

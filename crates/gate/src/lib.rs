@@ -7,16 +7,20 @@
 mod clearance;
 mod container_run;
 mod draft;
+mod egress;
 mod event;
 pub mod gate_file;
 mod http_probe;
 mod log_capture;
 mod log_watch;
+mod name_server;
+mod network;
 mod pattern;
 mod plan;
 mod port;
 mod port_map;
 mod probe;
+mod reached;
 mod request;
 mod resolve;
 mod runner;
@@ -26,6 +30,7 @@ mod variant;
 mod verdict;
 
 pub use clearance::{Blocked, Cleared};
+pub use egress::{Destination, EgressConnection};
 pub use event::Event;
 pub use http_probe::{BodyCheck, HttpProbe, Scheme};
 pub use log_capture::{LogLine, LogTail, Stream};
@@ -37,6 +42,7 @@ pub use plan::{
 };
 pub use port::{HostPort, PortMap, PortMapError};
 pub use probe::{Observation, Outcome, history};
+pub use reached::{ContainerReached, Explained, NetworkReport};
 pub use request::{GateRequest, PlanError, plan};
 pub use resolve::{ResolveError, ResolveInput, resolve, service_images};
 pub use runner::{RunEnvironment, RunError, run};

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use smokegate_sandbox::HostConfig;
 
+use crate::gate_file::{Egress, Network};
 use crate::http_probe::HttpProbe;
 use crate::pattern::Pattern;
 use crate::port::PortMap;
@@ -32,6 +33,10 @@ pub struct VariantPlan {
     pub app: ContainerPlan,
     /// Ports of the app on the host.
     pub ports: Vec<PortMap>,
+    /// How its containers reach each other.
+    pub network: Network,
+    /// What they reach outside.
+    pub egress: Egress,
     /// What must hold of the app besides its probes.
     pub expect: ExpectPlan,
 }

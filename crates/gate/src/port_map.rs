@@ -100,7 +100,7 @@ async fn accept(listener: TcpListener, sandbox: Arc<Sandbox>, container: String,
 }
 
 /// Copies both ways; the end of one direction is passed on while the other goes on.
-async fn copy(mut outside: TcpStream, mut inside: TcpStream) {
+pub(crate) async fn copy(mut outside: TcpStream, mut inside: TcpStream) {
     let _ = outside.set_nodelay(true);
     let _ = inside.set_nodelay(true);
     // A reset on either side ends both; the peer sees its connection closed.

@@ -8,6 +8,7 @@ use crate::draft::{
     DEFAULT_INTERVAL, DEFAULT_TIMEOUT, DEFAULT_WITHIN, Draft, FIRST_DELAY, default_port,
     exposed_port, healthcheck_probe, merge_env,
 };
+use crate::gate_file::{Egress, Network};
 use crate::plan::{ExpectPlan, GatePlan, Probe, ProbePlan, VariantPlan};
 use crate::port::{HostPort, PortMap};
 use crate::schedule::Timing;
@@ -95,6 +96,8 @@ pub fn plan(request: &GateRequest, config: &ImageConfig) -> Result<GatePlan, Pla
         app,
         ports,
         expect: ExpectPlan::default(),
+        network: Network::default(),
+        egress: Egress::default(),
     };
     Ok(GatePlan {
         variants: vec![variant],

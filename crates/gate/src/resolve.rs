@@ -177,12 +177,16 @@ impl Resolver<'_> {
         }
         let (app, ports) = self.app(variant, is_first)?;
         let expect = self.expect(variant, &app);
+        let egress = variant.and_then(|variant| variant.egress.as_ref());
+        let egress = egress.or(file.egress.as_ref());
         Ok(VariantPlan {
             name: name.to_owned(),
             services,
             app,
             ports,
             expect,
+            network: file.network_of(variant),
+            egress: egress.map(|egress| egress.value).unwrap_or_default(),
         })
     }
 

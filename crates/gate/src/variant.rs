@@ -8,14 +8,16 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt;
 use futures_util::future::join_all;
 use smokegate_sandbox::{
-    ExitStatus, HostError, IdRefusal, Isolation, PodSpec, Sandbox, StartError, Storage,
+    ExitStatus, HostError, IdRefusal, Isolation, NetworkMode, PodSpec, Sandbox, StartError, Storage,
 };
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::watch;
 
 use crate::container_run::{Asked, ContainerRun, NotStarted, Stayed, Stop};
 use crate::event::Event;
+use crate::gate_file::{Egress, Network};
 use crate::log_capture::LogTail;
+use crate::network::RunningNetwork;
 use crate::pattern::Pattern;
 use crate::plan::{APP, Completion, ContainerPlan, Probe, ServicePlan, VariantPlan};
 use crate::port_map::BoundPorts;
@@ -56,12 +58,13 @@ impl<'a> Variant<'a> {
             log: LogTail::default(),
             services: Vec::new(),
             storage: None,
+            network: None,
             timings: Timings::default(),
         };
         let not_given = match self.launch(&mut verdict).await {
-            Ok((sandbox, ports)) => {
+            Ok((sandbox, network, ports)) => {
                 verdict.timings.sandbox = Some(began.elapsed());
-                self.run_pod(sandbox, ports, &mut verdict).await
+                self.run_pod(sandbox, network, ports, &mut verdict).await
             }
             Err(why) => {
                 verdict.decision = Decision::Inconclusive(why);
@@ -75,7 +78,7 @@ impl<'a> Variant<'a> {
     async fn launch(
         &self,
         verdict: &mut VariantVerdict,
-    ) -> Result<(Arc<Sandbox>, BoundPorts), Inconclusive> {
+    ) -> Result<(Arc<Sandbox>, RunningNetwork, BoundPorts), Inconclusive> {
         let ports = BoundPorts::bind(&self.plan.ports).await.map_err(|error| {
             let text = error.source.to_string();
             Inconclusive::Port {
@@ -97,14 +100,22 @@ impl<'a> Variant<'a> {
             store: self.environment.store.clone(),
             run_dir,
             containers,
+            network: match self.plan.network {
+                Network::Bridge => NetworkMode::Bridge,
+                Network::Shared => NetworkMode::Shared,
+            },
+            egress: self.plan.egress == Egress::Host,
         };
-        let sandbox = Sandbox::launch(pod, &self.environment.id_map).await;
-        Ok((Arc::new(sandbox.map_err(Inconclusive::Host)?), ports))
+        let launched = Sandbox::launch(pod, &self.environment.id_map).await;
+        let (sandbox, network) = launched.map_err(Inconclusive::Host)?;
+        let network = RunningNetwork::serve(network, self.plan).map_err(Inconclusive::Host)?;
+        Ok((Arc::new(sandbox), network, ports))
     }
 
     async fn run_pod(
         &self,
         sandbox: Arc<Sandbox>,
+        network: RunningNetwork,
         ports: BoundPorts,
         verdict: &mut VariantVerdict,
     ) -> Vec<String> {
@@ -160,12 +171,16 @@ impl<'a> Variant<'a> {
                             probes: self.plan.app.probes.clone(),
                         });
                         self.judge(&app, &sandbox, verdict).await;
+                        verdict.network = Some(network.report(&sandbox, self.plan).await);
                         self.stop(&app, &sandbox, verdict).await;
                         forwarding.shutdown().await;
                         app_log = Some(app);
                     }
                 }
             }
+        }
+        if verdict.network.is_none() {
+            verdict.network = Some(network.report(&sandbox, self.plan).await);
         }
         let names = services.iter().map(|service| &service.plan.container.name);
         for name in names.chain([&self.plan.app.name]) {
@@ -185,6 +200,7 @@ impl<'a> Variant<'a> {
                     .and_then(|run| run.process.exit_status())
             })
             .collect();
+        network.shutdown().await;
         // Ends every process, so that the pipes of the logs end too. Waiting for the helper blocks for a moment;
         // other variants must not wait with it.
         let _ = tokio::task::spawn_blocking(move || drop(sandbox)).await;

@@ -12,6 +12,7 @@ use crate::log_capture::LogTail;
 use crate::log_watch::Offence;
 use crate::plan::{Completion, Probe, ProbePlan};
 use crate::probe::{Observation, Outcome, history};
+use crate::reached::NetworkReport;
 use crate::schedule::GaveUp;
 
 /// The verdict of a run.
@@ -59,6 +60,8 @@ pub struct VariantVerdict {
     pub services: Vec<ServiceVerdict>,
     /// How the layers of its containers were joined: by copying if one was copied, `None` if none was started.
     pub storage: Option<Storage>,
+    /// Its network, and what its containers reached for; `None` when there was no pod.
+    pub network: Option<NetworkReport>,
     /// Times of the stages.
     pub timings: Timings,
 }

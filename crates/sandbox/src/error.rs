@@ -26,6 +26,8 @@ pub enum Step {
     Copy,
     /// Interfaces, addresses and routes.
     Network,
+    /// nf_tables: what redirects and counts connections.
+    Firewall,
     /// libcontainer.
     Runtime,
     /// The layer store: no space, no permission.
@@ -46,6 +48,7 @@ impl Step {
             Self::Overlay => "joining the layers with overlayfs",
             Self::Copy => "copying the layers, as overlayfs cannot join them",
             Self::Network => "setting up the sandbox's network",
+            Self::Firewall => "setting the rules of the sandbox's network",
             Self::Runtime => "running libcontainer",
             Self::Store => "filling the layer store",
             Self::HelperLost => "talking to the sandbox's helper process",

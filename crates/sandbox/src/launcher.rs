@@ -15,8 +15,9 @@ use crate::error::{HostError, SandboxError, Step};
 use crate::helper::POD_ROLE;
 use crate::id_map::IdMap;
 use crate::pod::{
-    ContainerSpec, Delivery, ExecSpec, ExitStatus, IdRefusal, Listener, PodSpec, Started,
+    ContainerSpec, Delivery, ExecSpec, ExitStatus, IdRefusal, Listener, PodSpec, Reached, Started,
 };
+use crate::pod_network::PodNetwork;
 use crate::protocol::{Answer, Message, Request, RequestBody};
 use crate::sealed;
 use crate::wire::{Wire, peer_is_gone};
@@ -163,7 +164,7 @@ impl Sandbox {
     ///
     /// # Errors
     /// [`HostError`], which names the refused step; nothing is left behind but `run_dir`'s subdirectories.
-    pub async fn launch(spec: PodSpec, id_map: &IdMap) -> Result<Self, HostError> {
+    pub async fn launch(spec: PodSpec, id_map: &IdMap) -> Result<(Self, PodNetwork), HostError> {
         let mut helper = Helper::spawn(POD_ROLE, id_map)?;
         let wire = helper.control()?;
         let shared = Arc::new(Shared {
@@ -179,7 +180,11 @@ impl Sandbox {
             reader: Some(reader),
         };
         match sandbox.request(RequestBody::Pod(spec), &[]).await? {
-            (Answer::Ready, _) => Ok(sandbox),
+            (Answer::Ready(ready), sockets) => {
+                let network = PodNetwork::new(ready, sockets)
+                    .ok_or_else(|| HostError::lost("the pod came without its sockets"))?;
+                Ok((sandbox, network))
+            }
             (answer, _) => Err(unexpected(answer)),
         }
     }
@@ -295,6 +300,21 @@ impl Sandbox {
     pub fn id_refusals(&self, container: &str) -> Vec<IdRefusal> {
         let state = self.shared.lock();
         state.refusals.get(container).cloned().unwrap_or_default()
+    }
+
+    /// What a container reached for in vain since it was started; it may have ended. Containers that share a
+    /// network namespace have one answer. Empty where nothing is counted.
+    ///
+    /// # Errors
+    /// [`HostError`] when the counters cannot be read.
+    pub async fn reached(&self, container: &str) -> Result<Reached, HostError> {
+        let body = RequestBody::Reached {
+            container: container.to_owned(),
+        };
+        match self.request(body, &[]).await?.0 {
+            Answer::Reached(reached) => Ok(reached),
+            answer => Err(unexpected(answer)),
+        }
     }
 
     async fn request(

@@ -13,6 +13,7 @@ mod id_map;
 mod isolation;
 mod launcher;
 mod pod;
+mod pod_network;
 mod protocol;
 mod runtime_spec;
 mod sealed;
@@ -29,6 +30,8 @@ pub use id_map::{IdMap, SubordinateIds, Unavailable};
 pub use isolation::Isolation;
 pub use launcher::{Process, Sandbox};
 pub use pod::{
-    ContainerSpec, Delivery, ExecSpec, ExitStatus, IdRefusal, Listener, PodSpec, Started, Storage,
+    Blocked, ContainerSpec, Delivery, Dial, ExecSpec, ExitStatus, IdRefusal, Listener, NetworkMode,
+    PodSpec, Reached, Started, Storage, Transport,
 };
+pub use pod_network::{PodNetwork, original_destination};
 pub use store::{FilledLayer, FilledStore, StoreRequest, fill_store, list_store, prune_store};

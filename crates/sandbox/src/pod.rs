@@ -1,6 +1,6 @@
 //! What the caller asks for: containers, in plain data that crosses the process boundary.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -19,6 +19,19 @@ pub struct PodSpec {
     /// Names of all containers the pod will have. Their addresses are settled with the pod, so that each
     /// container's hosts file has all of them, whichever starts first.
     pub containers: Vec<String>,
+    /// How the containers are connected.
+    pub network: NetworkMode,
+    /// Whether TCP to the outside is handed to the caller, by [`crate::PodNetwork::egress`].
+    pub egress: bool,
+}
+
+/// How the containers of a pod are connected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NetworkMode {
+    /// Each has a network namespace and an address of its own, connected by a bridge.
+    Bridge,
+    /// All share one namespace, one address and one `localhost`, as in a Kubernetes pod.
+    Shared,
 }
 
 /// One container, as the gate resolved it from the image's config, the gate file and the flags.
@@ -110,5 +123,53 @@ pub struct IdRefusal {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Listener {
     /// The address it is bound to.
-    pub address: std::net::SocketAddr,
+    pub address: SocketAddr,
+}
+
+/// What a container reached for in vain, as its network namespace counted it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reached {
+    /// TCP connections that were refused, inside the pod.
+    pub refused: Vec<Dial>,
+    /// What was to leave the pod and was kept from it.
+    pub blocked: Vec<Blocked>,
+}
+
+/// A TCP connection that was refused, as nothing listened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dial {
+    /// What was dialled.
+    pub address: SocketAddr,
+    /// How often.
+    pub times: u64,
+}
+
+/// Packets that were to leave the pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Blocked {
+    /// Where to.
+    pub address: SocketAddr,
+    /// By which protocol.
+    pub transport: Transport,
+    /// How many.
+    pub times: u64,
+}
+
+/// A protocol with ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Transport {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+impl std::fmt::Display for Transport {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "TCP",
+            Self::Udp => "UDP",
+        })
+    }
 }

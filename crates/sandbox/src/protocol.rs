@@ -1,5 +1,6 @@
 //! The messages between the two ends. Both are one executable, so they promise no compatibility.
 
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use smokegate_image::{Compression, DiffId, LayerDigest, Limits};
 
 use crate::error::{HostError, StartError};
 use crate::pod::{
-    ContainerSpec, Delivery, ExecSpec, ExitStatus, IdRefusal, Listener, PodSpec, Started,
+    ContainerSpec, Delivery, ExecSpec, ExitStatus, IdRefusal, Listener, PodSpec, Reached, Started,
 };
 
 /// From the parent, each with a number that the answer repeats.
@@ -40,6 +41,8 @@ pub(crate) enum RequestBody {
     Kill { process: u64 },
     /// Say what listens in a container's network namespace.
     Listeners { container: String },
+    /// Say what a container reached for in vain; it may have ended.
+    Reached { container: String },
 }
 
 /// Fill the layer store.
@@ -90,7 +93,9 @@ pub(crate) enum Message {
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Answer {
-    Ready,
+    /// The pod is there; the descriptors are the sockets of its network: UDP and TCP of the name server, and the
+    /// listener for egress if it was asked for.
+    Ready(NetworkReady),
     /// For each layer, whether it was there before.
     Filled {
         cached: Vec<bool>,
@@ -110,4 +115,14 @@ pub(crate) enum Answer {
     Signalled(Delivery),
     NoSuchContainer,
     Listeners(Vec<Listener>),
+    Reached(Reached),
+}
+
+/// What the pod's network is like.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct NetworkReady {
+    /// Names of the containers and their addresses.
+    pub(crate) addresses: Vec<(String, Ipv4Addr)>,
+    /// Why nothing is counted, where nf_tables cannot be had.
+    pub(crate) not_counted: Option<HostError>,
 }

@@ -15,8 +15,8 @@ use std::time::Duration;
 
 use smokegate_image::{Image, ImageSource, Limits, OpenOptions};
 use smokegate_sandbox::{
-    ContainerSpec, ExitStatus, HostConfig, IdMap, PodSpec, Sandbox, StoreRequest, fill_store,
-    run_if_helper,
+    ContainerSpec, ExitStatus, HostConfig, IdMap, NetworkMode, PodSpec, Sandbox, StoreRequest,
+    fill_store, run_if_helper,
 };
 use smokegate_test_support::{ImageFixture, Need, require};
 
@@ -121,8 +121,10 @@ async fn run_pod(
         store: store.to_owned(),
         run_dir,
         containers: vec!["app".to_owned()],
+        network: NetworkMode::Bridge,
+        egress: false,
     };
-    let sandbox = Sandbox::launch(pod, id_map).await.unwrap();
+    let (sandbox, _network) = Sandbox::launch(pod, id_map).await.unwrap();
     let app = ContainerSpec {
         name: "app".to_owned(),
         layers: layers.to_vec(),

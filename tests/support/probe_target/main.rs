@@ -9,7 +9,7 @@ use std::env;
 use std::ffi::OsString;
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream, ToSocketAddrs, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -141,6 +141,18 @@ fn run(words: VecDeque<String>) -> io::Result<()> {
             "flap" => return serve(words, Manner::Flapping),
             "half-close-echo" => return half_close_echo(words),
             "connect" => return connect(&words.next("address")?),
+            "ask-name" => {
+                let (protocol, kind) = (words.next("udp or tcp")?, words.next("A or AAAA")?);
+                return ask_name(&protocol, &kind, &words.next("name")?);
+            }
+            "resolve" => return resolve(&words.next("name")?),
+            "send-udp" => return send_udp(&words.next("address")?),
+            "exchange" => return exchange(&words.next("address")?, &words.rest()),
+            // The host's side of a test of egress: a name server that knows one name.
+            "name-server" => {
+                let (address, name) = (words.next("address")?, words.next("name")?);
+                return name_server(&address, &name, &words.next("its address")?);
+            }
             "check-http" => {
                 let port = words.next("port")?;
                 return check_http(&port, &words.next("path")?);
@@ -207,6 +219,14 @@ fn run(words: VecDeque<String>) -> io::Result<()> {
             "refuse-unshare" => {
                 let flags = words.number("flags")?;
                 return refuse(Refused::Unshare(flags as u32), words);
+            }
+            "refuse-send-of" => {
+                let length = words.number("length")?;
+                return refuse(Refused::Send(length as u32), words);
+            }
+            "refuse-socket-protocol" => {
+                let protocol = words.number("protocol")?;
+                return refuse(Refused::SocketProtocol(protocol as u32), words);
             }
             "refuse-write-of" => {
                 let length = words.number("length")?;
@@ -499,6 +519,10 @@ enum Refused {
     Unshare(u32),
     /// write(2) of exactly so many bytes.
     Write(u32),
+    /// sendto(2) of exactly so many bytes.
+    Send(u32),
+    /// socket(2) for this protocol of its family.
+    SocketProtocol(u32),
 }
 
 /// Runs the program that follows under a filter that answers a call with EPERM, as a container's seccomp profile
@@ -509,12 +533,14 @@ fn refuse(refused: Refused, mut words: Words) -> io::Result<()> {
     let (load, jump_equal, jump_any, answer) = (0x20, 0x15, 0x45, 0x06);
     let (allow, refuse_with_eperm) = (0x7fff_0000, 0x0005_0001);
     #[cfg(target_arch = "x86_64")]
-    let (unshare, write, seccomp) = (272, 1, 317);
+    let (unshare, write, send, socket, seccomp) = (272, 1, 44, 41, 317);
     #[cfg(target_arch = "aarch64")]
-    let (unshare, write, seccomp) = (97, 64, 277);
+    let (unshare, write, send, socket, seccomp) = (97, 64, 206, 198, 277);
     let (number, argument, jump, value) = match refused {
         Refused::Unshare(flags) => (unshare, 0, jump_any, flags),
         Refused::Write(length) => (write, 2, jump_equal, length),
+        Refused::Send(length) => (send, 2, jump_equal, length),
+        Refused::SocketProtocol(protocol) => (socket, 2, jump_equal, protocol),
     };
     // struct sock_filter and struct sock_fprog (linux/filter.h); seccomp_data has the number at 0 and the
     // arguments, 64 bits each, from 16 on.
@@ -573,6 +599,100 @@ fn connect(address: &str) -> io::Result<()> {
             "{address}: {:?}: {error}",
             error.kind()
         ))),
+    }
+}
+
+/// What the C library makes of a name.
+fn resolve(name: &str) -> io::Result<()> {
+    let found = (name, 0).to_socket_addrs()?;
+    let found: Vec<_> = found.map(|address| address.ip().to_string()).collect();
+    print(&format!("{name} is {}\n", found.join(" ")))
+}
+
+/// A question as RFC 1035 writes it.
+fn question(kind: &str, name: &str) -> Vec<u8> {
+    let mut message = vec![0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    for label in name.split('.') {
+        message.push(label.len() as u8);
+        message.extend(label.as_bytes());
+    }
+    message.extend([0, 0, if kind == "AAAA" { 28 } else { 1 }, 0, 1]);
+    message
+}
+
+/// Asks the name server of /etc/resolv.conf, and prints the code of its answer and how many records it has.
+fn ask_name(protocol: &str, kind: &str, name: &str) -> io::Result<()> {
+    let text = fs::read_to_string("/etc/resolv.conf")?;
+    let server = text.lines().find_map(|line| line.strip_prefix("nameserver "));
+    let server = (server.ok_or_else(|| io::Error::other("no name server"))?, 53);
+    let message = question(kind, name);
+    let mut answer = vec![0; 512];
+    let time = Some(Duration::from_secs(5));
+    if protocol == "tcp" {
+        let mut stream = TcpStream::connect(server)?;
+        stream.set_read_timeout(time)?;
+        stream.write_all(&[&(message.len() as u16).to_be_bytes(), &message[..]].concat())?;
+        let mut length = [0; 2];
+        stream.read_exact(&mut length)?;
+        answer.truncate(u16::from_be_bytes(length).into());
+        stream.read_exact(&mut answer)?;
+    } else {
+        let socket = UdpSocket::bind("0.0.0.0:0")?;
+        socket.set_read_timeout(time)?;
+        socket.send_to(&message, server)?;
+        let (length, _) = socket.recv_from(&mut answer)?;
+        answer.truncate(length);
+    }
+    if answer.get(..2) != message.get(..2) {
+        return Err(io::Error::other("an answer to something else"));
+    }
+    let (code, count) = (answer[3] & 15, answer[7]);
+    print(&format!("{protocol} {kind} {name}: code {code}, {count} answers\n"))
+}
+
+fn send_udp(address: &str) -> io::Result<()> {
+    let socket = UdpSocket::bind("0.0.0.0:0")?;
+    socket.connect(address)?;
+    socket.send(b"?")?;
+    // The refusal arrives with the next call.
+    socket.set_read_timeout(Some(Duration::from_secs(1)))?;
+    match socket.recv(&mut [0; 16]) {
+        Ok(_) => print("answered\n"),
+        Err(error) => print(&format!("{address}: {:?}\n", error.kind())),
+    }
+}
+
+/// Says something, says that it was all, and prints what comes back until the other side has no more.
+fn exchange(address: &str, text: &str) -> io::Result<()> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.write_all(text.as_bytes())?;
+    stream.shutdown(Shutdown::Write)?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    print(&format!("it said: {answer}\n"))
+}
+
+/// Answers questions for the address of one name; all others do not exist.
+fn name_server(address: &str, name: &str, ip: &str) -> io::Result<()> {
+    let socket = UdpSocket::bind(address)?;
+    let ip: Ipv4Addr = ip.parse().map_err(io::Error::other)?;
+    let mut buffer = [0; 512];
+    loop {
+        let (length, from) = socket.recv_from(&mut buffer)?;
+        let mut answer = buffer[..length].to_vec();
+        answer[2] |= 0x80;
+        let wanted = question("A", name);
+        let end = wanted.len() - 4;
+        if answer.get(12..end) != wanted.get(12..end) {
+            answer[3] |= 3;
+        } else if answer[end + 1] == 1 {
+            answer.truncate(wanted.len());
+            answer[7] = 1;
+            answer[11] = 0;
+            answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 5, 0, 4]);
+            answer.extend(ip.octets());
+        }
+        socket.send_to(&answer, from)?;
     }
 }
 

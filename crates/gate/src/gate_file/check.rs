@@ -5,12 +5,24 @@ use std::net::IpAddr;
 
 use super::GateFile;
 use super::container::{Condition, Container, DependsOn, Service};
+use super::probe::Question;
 use super::reader::{Reader, nearest};
+use super::scalar::Network;
 use super::span::{Span, Spanned};
 use super::variant::Variant;
 use crate::port::HostPort;
 
+/// The name server of the pod listens there, on the address that all containers of a shared namespace have.
+const DNS_PORT: u16 = 53;
+
 impl GateFile {
+    /// How the containers of a variant reach each other.
+    pub(crate) fn network_of(&self, variant: Option<&Variant>) -> Network {
+        let own = variant.and_then(|variant| variant.network.as_ref());
+        let network = own.or(self.network.as_ref());
+        network.map(|network| network.value).unwrap_or_default()
+    }
+
     /// The services of a variant with all they depend on, dependencies first, else in the order of the file.
     ///
     /// A variant's `services` stand in for what `app` depends on and for the `one_shot` services, which the
@@ -127,9 +139,11 @@ pub(crate) fn check(file: &GateFile, reader: &mut Reader<'_>) {
         unused(file, reader);
         for (_, variant) in file.variants.iter() {
             host_ports(file, Some(variant), reader);
+            shared_ports(file, Some(variant), reader);
         }
         if file.variants.is_empty() {
             host_ports(file, None, reader);
+            shared_ports(file, None, reader);
         }
     }
 }
@@ -318,6 +332,41 @@ fn host_ports(file: &GateFile, variant: Option<&Variant>, reader: &mut Reader<'_
             } else {
                 taken.push((port, map.ip, owner));
             }
+        }
+    }
+}
+
+/// Ports that two containers of one network namespace would listen on, as far as their probes tell.
+fn shared_ports(file: &GateFile, variant: Option<&Variant>, reader: &mut Reader<'_>) {
+    if file.network_of(variant) != Network::Shared {
+        return;
+    }
+    let of_variant = variant.map(|variant| ("app", &variant.container));
+    let services = file.services_of(variant).into_iter();
+    let services = services.map(|(name, service)| (name.value.as_str(), &service.container));
+    let containers = std::iter::once(("app", &file.app)).chain(of_variant);
+    let mut taken: BTreeMap<u16, &str> = BTreeMap::new();
+    for (owner, container) in containers.chain(services) {
+        for probe in container.probes.iter().flatten() {
+            let port = match &probe.question {
+                Question::Tcp(port) => port.0,
+                Question::Http(http) => match &http.port {
+                    Some(port) => port.0,
+                    None => continue,
+                },
+                _ => continue,
+            };
+            let whose = match taken.get(&port) {
+                _ if port == DNS_PORT => "is the pod's name server's".to_owned(),
+                Some(other) if *other != owner => format!("is `{other}`'s already"),
+                _ => {
+                    taken.insert(port, owner);
+                    continue;
+                }
+            };
+            let message = format!("port {port} {whose}, and all containers share one address");
+            let hint = "take another port, or `network: bridge`, where each container has its own";
+            reader.problem(probe.span, &message, Some(hint));
         }
     }
 }

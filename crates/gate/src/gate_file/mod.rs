@@ -36,6 +36,7 @@ pub use probe::{
     BodyCheck, Headers, HttpPath, HttpQuestion, JsonCheck, JsonChecks, Method, ProbeSpec, Question,
     StatusSet,
 };
+pub(crate) use reader::nearest;
 pub use scalar::{Count, Cpus, Egress, ExitCode, Network, Period, Port, Scheme, Signal, Size};
 pub use schema::json_schema;
 pub use secret::Secret;

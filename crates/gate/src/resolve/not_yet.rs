@@ -1,7 +1,7 @@
 //! What a gate file may say and this version cannot run yet. Each goes from here with the change that runs it.
 
 use super::Resolver;
-use crate::gate_file::{Container, Egress, Network, Platforms, Span, Spanned};
+use crate::gate_file::{Container, Platforms, Span};
 
 impl Resolver<'_> {
     pub(super) fn not_yet(&mut self, key: &str, span: Option<Span>) {
@@ -17,11 +17,6 @@ impl Resolver<'_> {
 
     pub(super) fn refuse_what_is_not_run_yet(&mut self) {
         let file = self.input.file;
-        let shared =
-            |network: &Spanned<Network>| (network.value == Network::Shared).then_some(network.span);
-        let host = |egress: &Spanned<Egress>| (egress.value == Egress::Host).then_some(egress.span);
-        self.not_yet("network: shared", file.network.as_ref().and_then(shared));
-        self.not_yet("egress: host", file.egress.as_ref().and_then(host));
         if let Some(platforms) = &file.platforms {
             let span = match platforms {
                 Platforms::All => Span::default(),
@@ -41,8 +36,6 @@ impl Resolver<'_> {
         self.refuse_in_container(&file.app);
         for (_, variant) in file.variants.iter() {
             self.refuse_in_container(&variant.container);
-            self.not_yet("network: shared", variant.network.as_ref().and_then(shared));
-            self.not_yet("egress: host", variant.egress.as_ref().and_then(host));
             self.not_yet(
                 "platform",
                 variant.platform.as_ref().map(|platform| platform.span),

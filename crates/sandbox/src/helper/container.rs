@@ -16,7 +16,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::executor::{ExecFailure, Failure, IdMap, Workload};
 use super::id_watch::{IdWatch, Installation, Preparation, ids_of_pod};
-use super::net_ns::{ContainerNetwork, PodNetwork};
+use super::net_ns::{self, ContainerNetwork, PodNetwork};
 use super::pod::RuntimeLog;
 use super::rights::rights;
 use super::root;
@@ -64,7 +64,7 @@ impl Container {
         spec: ContainerSpec,
         stdio: Stdio,
         isolation: Isolation,
-        pod_network: &PodNetwork,
+        pod_network: &mut PodNetwork,
         log: &RuntimeLog,
     ) -> Result<Self, StartError> {
         let host = &spec.host_config;
@@ -479,8 +479,7 @@ fn write_files(
     if *hostname != spec.name {
         hosts.push_str(&format!("{}\t{hostname}\n", network.address));
     }
-    // Without a name server the C libraries ask 127.0.0.1, where nothing answers: names fail at once.
-    let resolv_conf = "# the pod has no way out, so no name server\n".to_owned();
+    let resolv_conf = format!("nameserver {}\n", net_ns::OWN_ADDRESS);
     [
         ("hosts", "/etc/hosts", hosts),
         ("hostname", "/etc/hostname", format!("{hostname}\n")),

@@ -14,10 +14,12 @@
 
 mod container;
 mod executor;
+mod firewall;
 mod id_watch;
 mod init;
 mod net_ns;
 mod netlink;
+mod nft;
 mod pod;
 mod rights;
 mod root;

@@ -131,15 +131,37 @@ impl RouteSocket {
 
     /// Sends everything else to `gateway`.
     pub(super) fn add_default_route(&mut self, gateway: Ipv4Addr) -> io::Result<()> {
+        let attribute = RouteAttribute::Gateway(RouteAddress::Inet(gateway));
+        self.add_default(RouteScope::Universe, RouteType::Unicast, vec![attribute])
+    }
+
+    /// Sends everything else out of an interface, from `source`.
+    pub(super) fn add_default_interface(&mut self, index: u32, source: Ipv4Addr) -> io::Result<()> {
+        let attributes = vec![
+            RouteAttribute::Oif(index),
+            RouteAttribute::PrefSource(RouteAddress::Inet(source)),
+        ];
+        self.add_default(RouteScope::Link, RouteType::Unicast, attributes)
+    }
+
+    /// Answers everything else with EHOSTUNREACH.
+    pub(super) fn add_default_unreachable(&mut self) -> io::Result<()> {
+        self.add_default(RouteScope::Universe, RouteType::Unreachable, Vec::new())
+    }
+
+    fn add_default(
+        &mut self,
+        scope: RouteScope,
+        kind: RouteType,
+        attributes: Vec<RouteAttribute>,
+    ) -> io::Result<()> {
         let mut message = RouteMessage::default();
         message.header.address_family = AddressFamily::Inet;
         message.header.table = RouteHeader::RT_TABLE_MAIN;
         message.header.protocol = RouteProtocol::Boot;
-        message.header.scope = RouteScope::Universe;
-        message.header.kind = RouteType::Unicast;
-        message
-            .attributes
-            .push(RouteAttribute::Gateway(RouteAddress::Inet(gateway)));
+        message.header.scope = scope;
+        message.header.kind = kind;
+        message.attributes = attributes;
         self.change(
             RouteNetlinkMessage::NewRoute(message),
             NLM_F_CREATE | NLM_F_EXCL,

@@ -13,7 +13,7 @@ use rustix::thread::UnshareFlags;
 
 use super::container::{Container, Stdio};
 use super::id_watch::IdWatch;
-use super::net_ns::{self, PodNetwork};
+use super::net_ns::PodNetwork;
 use super::{root, user_ns};
 use crate::error::{HostError, StartError, Step};
 use crate::pod::{ContainerSpec, Delivery, ExecSpec, ExitStatus, PodSpec, Started};
@@ -91,26 +91,20 @@ fn enter_namespaces(spec: &PodSpec, wire: &Wire) -> Result<(), HostError> {
 fn first_process(wire: Wire, id: u64, spec: &PodSpec) -> i32 {
     let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
     let ready = root::enter(spec).and_then(|()| {
-        let network = PodNetwork::new(&spec.containers)?;
+        let network = PodNetwork::new(spec)?;
         let log = RuntimeLog::install()?;
         Ok((network, log))
     });
-    let (network, log) = match ready {
+    let ((network, sockets), log) = match ready {
         Ok(ready) => ready,
         Err(error) => return refuse(&wire, id, error),
     };
-    if wire
-        .send(
-            &Message::Answer {
-                id,
-                body: Answer::Ready,
-            },
-            &[],
-        )
-        .is_err()
-    {
+    let body = Answer::Ready(network.ready());
+    let fds: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
+    if wire.send(&Message::Answer { id, body }, &fds).is_err() {
         return 0;
     }
+    drop(sockets);
     let mut pod = Pod {
         wire,
         spec,
@@ -233,15 +227,17 @@ impl Pod<'_> {
             }
             RequestBody::Connect { container, port } => match self.find(&container) {
                 None => Answer::NoSuchContainer,
-                Some(container) => match net_ns::begin_connect(container.network.address, port) {
-                    Ok(socket) => {
-                        passed = Some(socket);
-                        Answer::Connecting
+                Some(container) => {
+                    match self.network.begin_connect(container.network.address, port) {
+                        Ok(socket) => {
+                            passed = Some(socket);
+                            Answer::Connecting
+                        }
+                        Err(errno) => Answer::ConnectFailed {
+                            errno: errno.raw_os_error(),
+                        },
                     }
-                    Err(errno) => Answer::ConnectFailed {
-                        errno: errno.raw_os_error(),
-                    },
-                },
+                }
             },
             RequestBody::Signal { container, signal } => {
                 match self
@@ -254,9 +250,14 @@ impl Pod<'_> {
             }
             RequestBody::Listeners { container } => match self.find(&container) {
                 Some(container) => {
-                    Answer::Listeners(net_ns::listeners(container.pid.as_raw_nonzero().get()))
+                    let pid = container.pid.as_raw_nonzero().get();
+                    Answer::Listeners(self.network.listeners(pid))
                 }
                 None => Answer::NoSuchContainer,
+            },
+            RequestBody::Reached { container } => match self.network.reached(&container) {
+                Ok(reached) => Answer::Reached(reached),
+                Err(error) => Answer::HostFailed(error),
             },
             RequestBody::Pod(_)
             | RequestBody::Fill(_)
@@ -286,7 +287,7 @@ impl Pod<'_> {
             return missing_descriptors();
         };
         let isolation = self.spec.isolation;
-        let started = Container::start(spec, stdio, isolation, &self.network, &self.log);
+        let started = Container::start(spec, stdio, isolation, &mut self.network, &self.log);
         let tracked = started.and_then(|container| {
             self.track(number, container.pid, &container.pidfd)?;
             Ok(container)
