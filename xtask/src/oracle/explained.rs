@@ -143,7 +143,7 @@ const EXPLAINED: &[Explained] = &[
         ["docker", "*"],
         "/etc/resolv.conf *",
         ["*", "*"],
-        "the pod has no way out, so no name server (0006)",
+        "the pod answers names itself (0006)",
     ),
     of(
         ["docker", "*"],
