@@ -10,7 +10,6 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::watch;
 
 use crate::event::Event;
-use crate::mask::Mask;
 use crate::plan::GatePlan;
 use crate::variant::Variant;
 use crate::verdict::Verdict;
@@ -102,7 +101,6 @@ pub async fn run(
                 .collect()
         })
         .collect();
-    let mask = Mask::of(plan);
     let failed = watch::channel(None::<String>).0;
     let running = plan.variants.iter().map(|variant| async {
         let at = places.partition_point(|place| *place < variant.platform);
@@ -111,14 +109,16 @@ pub async fn run(
             environment,
             platform: &apps[at].platform,
             layers: &roots[at],
-            mask: &mask,
             events,
         };
         let mut stop = failed.subscribe();
         let stopped = async {
-            match stop.wait_for(Option::is_some).await.as_deref() {
-                Ok(Some(by)) if plan.fail_fast => running.stopped(by.clone()),
-                _ => std::future::pending().await,
+            // Cloned at once: what is borrowed cannot be set by the next variant that does not pass.
+            let by = stop.wait_for(|by| by.is_some() && plan.fail_fast).await;
+            let by = by.ok().and_then(|by| by.clone());
+            match by {
+                Some(by) => running.stopped(by),
+                None => std::future::pending().await,
             }
         };
         // A value of its own: a borrowed one would be held while the variant runs, and nobody could set it.
