@@ -2,6 +2,7 @@
 
 mod credentials;
 mod debian;
+mod ecr;
 mod memory;
 mod push;
 mod registry;

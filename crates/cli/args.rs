@@ -151,9 +151,18 @@ pub(crate) struct PublishArgs {
     /// Publish although only some of the variants were run
     #[arg(long)]
     pub(crate) allow_partial: bool,
+    /// Leave moved tags where they are when another one cannot be moved
+    #[arg(long)]
+    pub(crate) no_rollback: bool,
+    /// Make the repository first where there is none (Amazon ECR); `immutable` and `scan` are settings of it
+    #[arg(long, value_enum, value_name = "SETTING", num_args = 0.., value_delimiter = ',', require_equals = true)]
+    pub(crate) create_repository: Option<Vec<RepositorySetting>>,
     /// Trust the certificates in this PEM file too
     #[arg(long, value_name = "FILE")]
     pub(crate) ca_file: Option<PathBuf>,
+    /// Settings of single registries [default: $XDG_CONFIG_HOME/smokegate/registries.toml, if it is there]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) registry_config: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -164,6 +173,14 @@ pub(crate) enum Compress {
     Gzip,
     /// Compress them with zstd
     Zstd,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RepositorySetting {
+    /// A tag can be set once only
+    Immutable,
+    /// What is pushed is scanned for known vulnerabilities
+    Scan,
 }
 
 #[derive(Debug, Args)]
@@ -187,9 +204,18 @@ pub(crate) struct GateArgs {
 #[derive(Debug, Args)]
 pub(crate) struct PushArgs {
     #[command(flatten)]
-    pub(crate) source: SourceArgs,
+    pub(crate) source: Option<SourceArgs>,
     #[command(flatten)]
     pub(crate) publish: PublishArgs,
+    /// Finish the push that left this journal, without an IMAGE: move the tags that were not moved yet
+    #[arg(long, value_name = "JOURNAL", conflicts_with_all = ["image", "tag", "receipt", "dry_run", "create_repository"])]
+    pub(crate) resume: Option<PathBuf>,
+    /// With --resume: put the tags back that were moved
+    #[arg(long, requires = "resume")]
+    pub(crate) undo: bool,
+    /// Directory for the journal of a push that is not finished
+    #[arg(long, value_name = "DIR", default_value = "smokegate-report")]
+    pub(crate) report_dir: PathBuf,
     /// Publish only if this receipt is a complete pass for exactly this digest
     #[arg(long, value_name = "FILE")]
     pub(crate) receipt: Option<PathBuf>,
@@ -214,7 +240,7 @@ pub(crate) enum CacheCommand {
 }
 
 /// Durations as Compose and Go write them, and days: 500ms, 2s, 1m30s, 7d.
-fn duration(text: &str) -> Result<std::time::Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<std::time::Duration, String> {
     let days = jiff::SpanRelativeTo::days_are_24_hours();
     let parsed = text
         .parse::<jiff::Span>()

@@ -11,6 +11,7 @@ mod pipeline;
 mod plan_document;
 mod printer;
 mod receipt;
+mod registry_file;
 mod report;
 mod run_dir;
 mod settings;

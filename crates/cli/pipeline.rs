@@ -1,24 +1,26 @@
 //! The story of the tool: image → gate → clearance → push → receipt.
 
 use std::collections::HashSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use smokegate_gate::{Cleared, RunEnvironment, Verdict};
 use smokegate_image::{
     Compression, DiffId, Digest, Image, ImageSource, Layer, LayerDigest, OpenOptions,
 };
-use smokegate_registry::{Publisher, PushReport, Target};
+use smokegate_registry::{Publisher, PushError, PushOptions, PushReport, TagState, Target};
 use smokegate_sandbox::IdMap;
 use tokio::sync::mpsc;
 
-use crate::args::Compress;
+use crate::args::{Compress, PublishArgs};
 use crate::exit_code::ExitStatus;
 use crate::failure::Failure;
 use crate::gate_file::Prepared;
 use crate::printer::Printer;
 use crate::report;
 use crate::run_dir::RunDir;
+use crate::settings;
 
 /// Opens an image and says what there is to say about it; `role` is what it is in the run: `image`.
 pub(crate) async fn open(
@@ -117,6 +119,7 @@ pub(crate) async fn publish_cleared(
     tested: &[Digest],
     publisher: &Publisher,
     targets: &[Target],
+    options: &PushOptions,
     printer: Printer,
 ) -> Result<(PushReport, Duration), Failure> {
     let image = cleared.get();
@@ -137,7 +140,7 @@ pub(crate) async fn publish_cleared(
     };
     let clone = image.clone();
     blocking(move || clone.verify_layers(known)).await??;
-    publish(image, publisher, targets, printer).await
+    publish(image, publisher, targets, options, printer).await
 }
 
 /// Publishes an image whose every byte the caller has had verified.
@@ -145,25 +148,80 @@ pub(crate) async fn publish(
     image: &Image,
     publisher: &Publisher,
     targets: &[Target],
+    options: &PushOptions,
     printer: Printer,
 ) -> Result<(PushReport, Duration), Failure> {
     let began = Instant::now();
-    let observer = std::sync::Arc::new(report::publishing::Progress {
+    let observer = Arc::new(report::publishing::Progress {
         printer,
-        root: image.digest().clone(),
+        root: Some(image.digest().clone()),
     });
     let report = publisher
-        .push(image, targets, observer)
+        .push(image, targets, options, observer)
         .await
-        .map_err(|error| {
-            let status = match error.kind() {
-                _ if error.tags_moved() => ExitStatus::PublishedPartly,
-                kind => crate::failure::registry_status(kind),
-            };
-            report::publishing::failure(status, &error)
-        })?;
+        .map_err(push_failure)?;
     report::publishing::summary(printer, &report);
     Ok((report, began.elapsed()))
+}
+
+fn push_failure(error: PushError) -> Failure {
+    let status = match error.kind() {
+        _ if error.tags_moved() => ExitStatus::PublishedPartly,
+        kind => crate::failure::registry_status(kind),
+    };
+    report::publishing::failure(status, &error)
+}
+
+/// Makes missing repositories, where that is asked for and nothing is only shown.
+pub(crate) async fn create_repositories(
+    publisher: &Publisher,
+    targets: &[Target],
+    publish: &PublishArgs,
+    printer: Printer,
+) -> Result<(), Failure> {
+    let Some(settings) = settings::repository_settings(publish) else {
+        return Ok(());
+    };
+    if publish.dry_run {
+        return Ok(());
+    }
+    for made in publisher.create_repositories(targets, &settings).await? {
+        printer.step(format!("made the repository {made}"));
+    }
+    Ok(())
+}
+
+/// Finishes the push that left a journal: what its tags point to, and the tags.
+pub(crate) async fn resume(
+    publisher: &Publisher,
+    journal: &Path,
+    options: &PushOptions,
+    printer: Printer,
+) -> Result<(Digest, Vec<TagState>), Failure> {
+    report::publishing::begin_moving();
+    let observer = Arc::new(report::publishing::Progress {
+        printer,
+        root: None,
+    });
+    let resumed = publisher.resume(journal, options, observer).await;
+    resumed.map_err(push_failure)
+}
+
+/// Puts back what the push that left a journal has moved.
+pub(crate) async fn undo(
+    publisher: &Publisher,
+    journal: &Path,
+    printer: Printer,
+) -> Result<Vec<TagState>, Failure> {
+    report::publishing::begin_moving();
+    let observer = Arc::new(report::publishing::Progress {
+        printer,
+        root: None,
+    });
+    publisher
+        .undo(journal, observer)
+        .await
+        .map_err(push_failure)
 }
 
 /// Runs what blocks beside the runtime.

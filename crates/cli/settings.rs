@@ -1,5 +1,6 @@
 //! Arguments and environment, settled into what they mean. The only reader of the environment and of $HOME.
 
+use std::collections::BTreeMap;
 use std::env;
 use std::ffi::OsString;
 use std::io::Read;
@@ -8,12 +9,15 @@ use std::path::{Path, PathBuf};
 use smokegate_gate::GateRequest;
 use smokegate_gate::gate_file::Secret;
 use smokegate_image::OpenOptions;
-use smokegate_registry::{CredentialEnvironment, RegistryOptions};
+use smokegate_registry::{
+    AwsEnvironment, CredentialEnvironment, PushOptions, RegistryOptions, RepositorySettings,
+};
 use smokegate_sandbox::{IdMap, SecretValue, Unavailable};
 
-use crate::args::{CommonArgs, PublishArgs, RunArgs, SourceArgs};
+use crate::args::{CommonArgs, PublishArgs, RepositorySetting, RunArgs, SourceArgs};
 use crate::exit_code::ExitStatus;
 use crate::failure::Failure;
+use crate::registry_file;
 
 /// The most of an env file that is read.
 const MAX_ENV_FILE: u64 = 1 << 20;
@@ -190,15 +194,49 @@ fn search_path() -> OsString {
 }
 
 /// How registries are reached.
-pub(crate) fn registry_options(publish: &PublishArgs) -> RegistryOptions {
-    RegistryOptions {
+pub(crate) fn registry_options(publish: &PublishArgs) -> Result<RegistryOptions, Failure> {
+    let named = publish.registry_config.clone();
+    let default = || {
+        let absolute = |name: &str| {
+            env::var_os(name)
+                .map(PathBuf::from)
+                .filter(|path| path.is_absolute())
+        };
+        absolute("XDG_CONFIG_HOME")
+            .or_else(|| absolute("HOME").map(|home| home.join(".config")))
+            .map(|config| config.join("smokegate/registries.toml"))
+            .filter(|file| file.is_file())
+    };
+    let registries = match named.or_else(default) {
+        Some(file) => registry_file::read(&file)?,
+        None => BTreeMap::new(),
+    };
+    Ok(RegistryOptions {
+        registries,
         ca_file: publish
             .ca_file
             .clone()
             .or_else(|| env::var_os("SSL_CERT_FILE").map(PathBuf::from)),
         plain_http: publish.plain_http,
         ..RegistryOptions::default()
+    })
+}
+
+/// How tags are moved, with the journal in `report_dir`.
+pub(crate) fn push_options(publish: &PublishArgs, report_dir: &Path) -> PushOptions {
+    PushOptions {
+        rollback: !publish.no_rollback,
+        journal_dir: Some(report_dir.to_owned()),
     }
+}
+
+/// What repositories are made with; none where none is to be made.
+pub(crate) fn repository_settings(publish: &PublishArgs) -> Option<RepositorySettings> {
+    let wanted = publish.create_repository.as_ref()?;
+    Some(RepositorySettings {
+        immutable: wanted.contains(&RepositorySetting::Immutable),
+        scan_on_push: wanted.contains(&RepositorySetting::Scan),
+    })
 }
 
 /// Where credentials may be.
@@ -213,6 +251,15 @@ pub(crate) fn credential_environment() -> CredentialEnvironment {
         docker_config: var("DOCKER_CONFIG"),
         home: var("HOME").map(PathBuf::from),
         uid: rustix::process::geteuid().as_raw(),
+        aws: AwsEnvironment {
+            variables: env::vars_os()
+                .filter_map(|(name, value)| {
+                    Some((name.into_string().ok()?, value.into_string().ok()?))
+                })
+                .filter(|(name, _)| AwsEnvironment::reads(name))
+                .collect(),
+            home: var("HOME").map(PathBuf::from),
+        },
     }
 }
 

@@ -9,6 +9,7 @@
 
 mod bench;
 mod demo;
+mod faults;
 mod fixtures;
 mod fuzz;
 mod oracle;
@@ -37,6 +38,7 @@ usage: cargo xtask CHORE
                         write one; `debian-…` need root and mmdebstrap
   fuzz TARGET [SECONDS] fuzz `layer`, `archive`, `manifest` or `config`, for 300 seconds where nothing is said
   oracle                compare what containers see with Docker, umoci and crun; as root with all of them
+  faults [N] [SEED]     push N images (2000 where nothing is said) while everything fails, from this seed on
   bench                 time `ship` against `skopeo copy` on this machine";
 
 fn main() -> ExitCode {
@@ -49,6 +51,7 @@ fn main() -> ExitCode {
         ["fixtures", options @ ..] => fixtures::fixtures(options).map(|()| true),
         ["fuzz", options @ ..] => fuzz::fuzz(options).map(|()| true),
         ["oracle"] => oracle::oracle(),
+        ["faults", options @ ..] => faults::faults(options).map(|()| true),
         ["bench"] => bench::bench().map(|()| true),
         ["help" | "--help" | "-h"] => {
             println!("{USAGE}");

@@ -1,5 +1,6 @@
 //! The Debian packages that some tests need, installed where that is allowed.
 
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::Result;
@@ -50,6 +51,33 @@ fn ensure_of(programs: &[(&str, &str)], otherwise: &str) {
     if let Err(error) = install(&missing) {
         eprintln!("could not install {names}: {error}");
     }
+}
+
+/// The version whose manners the tests know.
+const MOTO: &str = "moto[server]==5.2.5";
+
+/// Installs moto into a virtual environment below `target`, once; the directory of its programs.
+pub(crate) fn ensure_moto(target: &Path) -> Option<PathBuf> {
+    let dir = target.join("moto");
+    let bin = dir.join("bin");
+    if is_installed("moto_server") || bin.join("moto_server").exists() {
+        return Some(bin);
+    }
+    println!("installing {MOTO}");
+    let mut venv = Command::new("python3");
+    venv.args(["-m", "venv"]).arg(&dir);
+    let mut pip = Command::new(bin.join("pip"));
+    pip.args(["install", "--quiet", MOTO]);
+    for mut command in [venv, pip] {
+        let failure = match command.output() {
+            Ok(output) if output.status.success() => continue,
+            Ok(output) => String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+            Err(error) => error.to_string(),
+        };
+        eprintln!("could not install {MOTO} (python3-venv and PyPI are needed): {failure}");
+        return None;
+    }
+    Some(bin)
 }
 
 fn install(packages: &[&str]) -> Result {

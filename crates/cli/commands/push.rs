@@ -1,5 +1,7 @@
 //! `smokegate push`: publish an image without running it. Never unshares.
 
+use std::path::Path;
+
 use smokegate_image::Image;
 use smokegate_registry::{Publisher, Target};
 
@@ -16,26 +18,37 @@ pub(crate) async fn run(
     common: &CommonArgs,
     printer: Printer,
 ) -> Result<ExitStatus, Failure> {
+    if let Some(journal) = &args.resume {
+        return resume(journal, &args, printer).await;
+    }
+    let Some(source) = args.source else {
+        return Err(Failure::usage("no IMAGE to publish").hint(
+            "name an archive or layout, or the journal of an unfinished push with --resume",
+        ));
+    };
     let targets = args.publish.tag.clone();
     if targets.is_empty() {
         return Err(Failure::usage("no tag to publish to")
             .hint("name one or more with --tag REGISTRY/REPO:TAG"));
     }
-    let named = args.source.image.to_string();
-    let mut options = settings::open_options(&args.source, false);
+    let named = source.image.to_string();
+    let mut options = settings::open_options(&source, false);
     // An image for another platform can be published as well as any.
-    options.require_platform = args.source.platform.is_some();
+    options.require_platform = source.platform.is_some();
     let spool = options.spool_dir.clone();
-    let (image, opened) = pipeline::open("image", args.source.image, options, printer).await?;
+    let (image, opened) = pipeline::open("image", source.image, options, printer).await?;
     let image = pipeline::compress(image, args.publish.compress, spool, printer).await?;
     if let Some(receipt) = &args.receipt {
         Receipt::must_clear(receipt, image.digest())?;
     }
     let publisher = Publisher::new(
-        settings::registry_options(&args.publish),
+        settings::registry_options(&args.publish)?,
         &settings::credential_environment(),
     )?;
-    publisher.check_targets(&targets).await?;
+    pipeline::create_repositories(&publisher, &targets, &args.publish, printer).await?;
+    publisher
+        .check_targets(&targets, Some(image.digest()))
+        .await?;
     if args.publish.dry_run {
         show_plan(&publisher, &image, &targets, printer).await?;
         return Ok(ExitStatus::Success);
@@ -43,7 +56,8 @@ pub(crate) async fn run(
     // Nothing was run, so nothing was verified yet.
     let clone = image.clone();
     pipeline::blocking(move || clone.verify_layers(|_, _| false)).await??;
-    let (report, took) = pipeline::publish(&image, &publisher, &targets, printer).await?;
+    let options = settings::push_options(&args.publish, &args.report_dir);
+    let (report, took) = pipeline::publish(&image, &publisher, &targets, &options, printer).await?;
     let mut receipt = Receipt::new(named, &image, opened);
     receipt.record_push(&report, took);
     match common.format {
@@ -51,6 +65,27 @@ pub(crate) async fn run(
         Format::Human => super::published_refs(&receipt)
             .iter()
             .for_each(|r| printer.data(r)),
+    }
+    Ok(ExitStatus::Success)
+}
+
+/// Finishes or undoes what a journal is about.
+async fn resume(journal: &Path, args: &PushArgs, printer: Printer) -> Result<ExitStatus, Failure> {
+    let publisher = Publisher::new(
+        settings::registry_options(&args.publish)?,
+        &settings::credential_environment(),
+    )?;
+    if args.undo {
+        let tags = pipeline::undo(&publisher, journal, printer).await?;
+        for tag in tags {
+            printer.step(format!("{}: {}", tag.target, tag.now));
+        }
+        return Ok(ExitStatus::Success);
+    }
+    let options = settings::push_options(&args.publish, &args.report_dir);
+    let (digest, tags) = pipeline::resume(&publisher, journal, &options, printer).await?;
+    for tag in tags {
+        printer.data(format!("{}@{digest}", tag.target));
     }
     Ok(ExitStatus::Success)
 }

@@ -2,7 +2,7 @@
 
 use smokegate_registry::{Publisher, Target};
 
-use crate::args::{CommonArgs, ShipArgs};
+use crate::args::{CommonArgs, Compress, ShipArgs};
 use crate::exit_code::ExitStatus;
 use crate::failure::Failure;
 use crate::gate_file::LoadedFile;
@@ -74,11 +74,14 @@ pub(crate) async fn run(
     }
 
     let publisher = Publisher::new(
-        settings::registry_options(&args.publish),
+        settings::registry_options(&args.publish)?,
         &settings::credential_environment(),
     )?;
     // A push that cannot succeed is found out before a minute is spent on running the image.
-    publisher.check_targets(&targets).await?;
+    pipeline::create_repositories(&publisher, &targets, &args.publish, printer).await?;
+    let is_as_it_is = args.publish.compress == Compress::None;
+    let digest = is_as_it_is.then(|| image.digest());
+    publisher.check_targets(&targets, digest).await?;
 
     let image = pipeline::compress(image, args.publish.compress, spool, printer).await?;
     let mut receipt = Receipt::new(named, &image, opened);
@@ -91,9 +94,17 @@ pub(crate) async fn run(
             Ok(())
         }
         Ok(cleared) => {
-            pipeline::publish_cleared(&cleared, &verdict.manifests, &publisher, &targets, printer)
-                .await
-                .map(|(report, took)| receipt.record_push(&report, took))
+            let options = settings::push_options(&args.publish, &settings.report_dir);
+            pipeline::publish_cleared(
+                &cleared,
+                &verdict.manifests,
+                &publisher,
+                &targets,
+                &options,
+                printer,
+            )
+            .await
+            .map(|(report, took)| receipt.record_push(&report, took))
         }
     };
     if let Err(failure) = &published {

@@ -1,9 +1,10 @@
 //! What people see of a push: its events, its sum, and where every tag is when it failed.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use smokegate_image::Digest;
-use smokegate_registry::{BlobOutcome, PushError, PushEvent, PushObserver, PushReport};
+use smokegate_registry::{BlobOutcome, PushError, PushEvent, PushObserver, PushReport, TagState};
 
 use super::progress::size;
 use crate::exit_code::ExitStatus;
@@ -18,12 +19,17 @@ pub(crate) fn tags_are_moving() -> bool {
     TAGS_MOVE.load(Ordering::Relaxed)
 }
 
+/// From now on tags may move.
+pub(crate) fn begin_moving() {
+    TAGS_MOVE.store(true, Ordering::Relaxed);
+}
+
 /// Shows a push as it goes.
 #[derive(Debug)]
 pub(crate) struct Progress {
     pub(crate) printer: Printer,
     /// The document that tags will point to; it is written last before them.
-    pub(crate) root: Digest,
+    pub(crate) root: Option<Digest>,
 }
 
 impl PushObserver for Progress {
@@ -55,8 +61,11 @@ impl PushObserver for Progress {
                     size(bytes)
                 ));
             }
-            PushEvent::ManifestDone { digest, .. } if *digest == self.root => {
+            PushEvent::ManifestDone { digest, .. } if self.root.as_ref() == Some(digest) => {
                 TAGS_MOVE.store(true, Ordering::Relaxed);
+            }
+            PushEvent::TagPutBack { target } => {
+                self.printer.step(format!("put back: {target}"));
             }
             PushEvent::TagDone {
                 target,
@@ -92,14 +101,45 @@ pub(crate) fn summary(printer: Printer, report: &PushReport) {
     }
 }
 
+/// Where a tag was and is.
+fn position(tag: &TagState) -> String {
+    let mut line = format!("{}: was {}, is {}", tag.target, tag.was, tag.now);
+    if tag.put_back {
+        line.push_str(" (put back)");
+    }
+    if let Some(problem) = &tag.problem {
+        line.push_str(&format!(" (not put back: {problem})"));
+    }
+    line
+}
+
+/// A path as a shell takes it.
+fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@".contains(c);
+    if text.chars().all(plain) {
+        return text;
+    }
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
 /// A push that failed: the cause, and where every tag was and is.
 pub(crate) fn failure(status: ExitStatus, error: &PushError) -> Failure {
     let mut failure = Failure::new(status, format!("{error}: {}", chain(&error.source)));
-    if error.tags_moved() {
+    let any_moved = error.tags.iter().any(|tag| tag.is_moved() || tag.put_back);
+    if any_moved {
         for tag in &error.tags {
-            failure = failure.evidence(format!("{}: was {}, is {}", tag.target, tag.was, tag.now));
+            failure = failure.evidence(position(tag));
         }
-        failure = failure.hint("run the same command again to move the remaining tags, or put the moved ones back by the digests above");
+        failure.hint = match &error.journal {
+            Some(journal) => {
+                let resume = format!("smokegate push --resume {}", quoted(journal));
+                Some(format!(
+                    "to finish it: {resume}; to put the moved tags back: {resume} --undo"
+                ))
+            }
+            None => error.source.hint().map(str::to_owned),
+        };
     } else if status == ExitStatus::Image {
         failure = failure
             .evidence("no tag was moved")

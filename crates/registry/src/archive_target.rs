@@ -1,7 +1,7 @@
 //! A tar file of an OCI image layout as a destination: deterministic, and there at once or not at all.
 
 use std::cell::Cell;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
@@ -112,6 +112,31 @@ impl ArchiveTarget {
             path: self.path.clone(),
             file,
         })
+    }
+
+    /// A name beside the archive under which the one that is there now can be kept; none where there is none.
+    pub(crate) fn backup_name(&self) -> Option<PathBuf> {
+        let name = self.path.file_name()?.to_string_lossy().into_owned();
+        let id = std::process::id();
+        self.path
+            .exists()
+            .then(|| self.directory().join(format!(".{name}.smokegate-{id}")))
+    }
+
+    /// Keeps the archive that is there under a second name.
+    pub(crate) fn keep(&self, backup: &Path) -> Result<(), Error> {
+        // Left by a push with the same process id that was killed.
+        let _ = fs::remove_file(backup);
+        fs::hard_link(&self.path, backup).map_err(write_error(backup))
+    }
+
+    /// Puts back what was kept, or nothing.
+    pub(crate) fn restore(&self, backup: Option<&Path>) -> Result<(), Error> {
+        let restored = match backup {
+            Some(backup) => fs::rename(backup, &self.path),
+            None => fs::remove_file(&self.path),
+        };
+        restored.map_err(write_error(&self.path))
     }
 
     /// The digest that the archive's index has for a tag.

@@ -17,13 +17,16 @@ use reqwest::header::{HeaderMap, HeaderValue, WWW_AUTHENTICATE};
 use tokio::sync::Mutex;
 
 pub use credential::CredentialSource;
+pub(crate) use credential::Secret;
 pub(crate) use store::CredentialStore;
 pub use store::{CredentialEnvironment, CredentialError};
 
+use crate::ecr::EcrHost;
 use crate::{Error, RegistryOptions};
 use bearer::TokenService;
 use challenge::Challenge;
 use credential::Credential;
+use store::Found;
 
 /// What a request wants to do, as the token protocol writes it (`repository:NAME:ACTIONS`), and the repository
 /// whose credential is used.
@@ -55,6 +58,8 @@ impl Access {
 struct Grant {
     header: HeaderValue,
     expires: Option<Instant>,
+    /// What it was granted for.
+    credential: Option<Arc<Found>>,
 }
 
 impl Grant {
@@ -132,6 +137,53 @@ impl Authenticator {
         };
         *self.known.lock().expect("no panic while held") = Some(challenge.clone());
         *grant = self.answer(access, challenge).await?;
+        if grant
+            .as_ref()
+            .is_some_and(|grant| Some(&grant.header) != used)
+        {
+            return Ok(true);
+        }
+        self.replace(access, &mut grant, used).await
+    }
+
+    /// Gets another token after an ECR registry said, in its own ways, that one has ended.
+    pub(crate) async fn refresh(
+        &self,
+        access: &Access,
+        used: Option<&HeaderValue>,
+    ) -> Result<bool, Error> {
+        let slot = self.slot(access).await;
+        let mut grant = slot.lock().await;
+        if grant
+            .as_ref()
+            .is_some_and(|grant| grant.is_current() && Some(&grant.header) != used)
+        {
+            return Ok(true);
+        }
+        self.replace(access, &mut grant, used).await
+    }
+
+    async fn replace(
+        &self,
+        access: &Access,
+        grant: &mut Option<Grant>,
+        used: Option<&HeaderValue>,
+    ) -> Result<bool, Error> {
+        if EcrHost::parse(&self.registry).is_none() {
+            return Ok(false);
+        }
+        let refused = grant.as_ref().and_then(|grant| grant.credential.clone());
+        let replaced = self
+            .store
+            .replace(&self.registry, &access.repository, refused.as_ref())
+            .await?;
+        if replaced.is_none() {
+            return Ok(false);
+        }
+        let known = self.known.lock().expect("no panic while held").clone();
+        // Without a challenge so far: that of every private ECR registry.
+        let challenge = known.unwrap_or(Challenge::Basic);
+        *grant = self.answer(access, &challenge).await?;
         Ok(grant
             .as_ref()
             .is_some_and(|grant| Some(&grant.header) != used))
@@ -160,13 +212,15 @@ impl Authenticator {
             return Ok(Some(Grant {
                 header,
                 expires: None,
+                credential: found.clone(),
             }));
         }
         match challenge {
             Challenge::Basic => Ok(match credential {
                 Some(Credential::Basic { username, password }) => Some(Grant {
                     header: basic::header(username, password),
-                    expires: None,
+                    expires: found.as_ref().and_then(|found| found.refresh_at),
+                    credential: found.clone(),
                 }),
                 _ => None,
             }),
@@ -198,7 +252,13 @@ impl Authenticator {
                         credential: self.describe(&access.repository).await?,
                         detail,
                     }),
-                    fetched => fetched.map(Some),
+                    fetched => fetched.map(|(header, expires)| {
+                        Some(Grant {
+                            header,
+                            expires: Some(expires),
+                            credential: found.clone(),
+                        })
+                    }),
                 }
             }
         }

@@ -1,17 +1,19 @@
 //! Blobs: HEAD, then POST and one streamed PUT; every retry is a new session with the whole blob.
 //!
-//! No chunks and no resuming: what a registry says about the state of a session cannot be trusted (ECR's
-//! `Range` header is stale), and one PUT is what containerd, oras and regclient send too.
+//! No chunks, unless a proxy wants them (`blob_chunks.rs`), and no resuming: what a registry says about the state of
+//! a session cannot be trusted (ECR's `Range` header is stale), and one PUT is what containerd, oras and regclient
+//! send too.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, LOCATION};
+use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, LOCATION, RANGE};
 use reqwest::{Method, StatusCode, Url};
 use smokegate_image::{Blob, Digest};
 
 use crate::auth::Access;
 use crate::blob_body::{BlobBody, Progress};
+use crate::ecr::EcrHost;
 use crate::location::{resolve, shown};
 use crate::retry::Backoff;
 use crate::transport::{Answer, Exchange, Repository};
@@ -27,17 +29,24 @@ enum Session {
 }
 
 impl Repository {
-    /// Whether the registry says it has a blob. Any answer but 200 is a no: ECR Public answers 401 here.
+    /// Whether the registry says it has a blob. Any refusal is a no: what is sent once too often does no harm.
     pub(crate) async fn has_blob(&self, digest: &Digest) -> Result<bool, Error> {
         let access = Access::push(&self.name);
         let url = self.url(&format!("blobs/{digest}"));
+        // ECR Public refuses HEAD as if the token were wrong, and answers GET.
+        let is_public_ecr = self.registry.ecr() == Some(EcrHost::Public);
+        let build = || {
+            if is_public_ecr {
+                self.request(Method::GET, url.clone())
+                    .header(RANGE, "bytes=0-0")
+            } else {
+                self.request(Method::HEAD, url.clone())
+            }
+        };
         let mut backoff = Backoff::new(&self.registry.options);
         loop {
-            let answer = self
-                .send_once(&access, || self.request(Method::HEAD, url.clone()))
-                .await;
-            let error = match answer {
-                Ok(answer) if answer.status() == StatusCode::OK => return Ok(true),
+            let error = match self.send_once(&access, build).await {
+                Ok(answer) if answer.status().is_success() => return Ok(true),
                 Ok(answer) => answer.refused().await,
                 Err(Error::Unauthorized { .. }) => return Ok(false),
                 Err(error) => error,
@@ -61,6 +70,7 @@ impl Repository {
         let mut mount_from = mount_from;
         let mut backoff = Backoff::new(&self.registry.options);
         loop {
+            let largest = self.registry.chunk_size(blob.size()).unwrap_or(blob.size());
             // A mount that was tried once and gave no blob is not tried again.
             let error = match self
                 .try_blob(blob, mount_from.take(), destination, observer)
@@ -69,6 +79,13 @@ impl Repository {
                 Ok(outcome) => return Ok(outcome),
                 Err(error) => error,
             };
+            // A proxy in front limits the size of a body: then in smaller ones, which is no failed try.
+            if let Error::Refused { status, .. } = &error
+                && *status == StatusCode::PAYLOAD_TOO_LARGE
+                && self.registry.send_smaller(largest)
+            {
+                continue;
+            }
             observer.event(PushEvent::BlobRetried {
                 destination,
                 digest,
@@ -166,7 +183,10 @@ impl Repository {
             self.request(Method::POST, url.clone())
                 .header(CONTENT_LENGTH, 0)
         };
-        let answer = self.send_once(&access, build).await?;
+        let answer = match self.send_once(&access, build).await {
+            Err(error @ Error::Request { .. }) => return Err(self.explained(error).await),
+            answer => answer?,
+        };
         match answer.status() {
             StatusCode::CREATED if mount.is_some() => Ok(Session::Mounted),
             StatusCode::ACCEPTED => {
@@ -182,6 +202,23 @@ impl Repository {
         }
     }
 
+    /// What a broken connection means: ECR ends it when the repository does not exist, or may not be written.
+    async fn explained(&self, error: Error) -> Error {
+        let Error::Request { .. } = error else {
+            return error;
+        };
+        if self.registry.ecr().is_none() || !error.is_transient() {
+            return error;
+        }
+        match self.exists().await {
+            Err(missing) => missing,
+            Ok(()) => Error::EcrEof {
+                repository: format!("{}/{}", self.registry.name(), self.name),
+                source: Box::new(error),
+            },
+        }
+    }
+
     async fn upload(
         &self,
         location: &Url,
@@ -191,9 +228,6 @@ impl Repository {
     ) -> Result<(), Error> {
         let digest = blob.digest().clone();
         let size = blob.size();
-        let mut url = location.clone();
-        url.query_pairs_mut()
-            .append_pair("digest", &digest.to_string());
         let (observer, destination) = (Arc::clone(observer), Arc::clone(destination));
         let (body, progress) = BlobBody::new(blob, move |sent| {
             let digest = &digest;
@@ -205,6 +239,33 @@ impl Repository {
                 size,
             });
         });
+        let result = match self.registry.chunk_size(size) {
+            Some(chunk) => {
+                self.upload_in_chunks(location, blob, body, &progress, chunk)
+                    .await
+            }
+            None => self.upload_whole(location, blob, body, &progress).await,
+        };
+        match progress.take_failure() {
+            Some(source) => Err(Error::Content {
+                digest: blob.digest().clone(),
+                source,
+            }),
+            None => result,
+        }
+    }
+
+    async fn upload_whole(
+        &self,
+        location: &Url,
+        blob: &Blob,
+        body: BlobBody,
+        progress: &Progress,
+    ) -> Result<(), Error> {
+        let size = blob.size();
+        let mut url = location.clone();
+        url.query_pairs_mut()
+            .append_pair("digest", &blob.digest().to_string());
         let request = self
             .request(Method::PUT, url.clone())
             .header(CONTENT_LENGTH, size)
@@ -218,26 +279,38 @@ impl Repository {
             url,
             idle,
         };
-        let answer = watched(request, &exchange, &progress, size).await;
-        if let Some(source) = progress.take_failure() {
-            return Err(Error::Content {
-                digest: blob.digest().clone(),
-                source,
-            });
-        }
-        let answer = answer?;
+        let answer = watched(request, &exchange, progress, size).await?;
+        let answer = self.checked(answer, &access, used.as_ref()).await?;
         match answer.status() {
             StatusCode::CREATED | StatusCode::OK | StatusCode::NO_CONTENT => Ok(()),
+            _ => Err(answer.refused().await),
+        }
+    }
+
+    /// Passes an answer on unless it is about the credential. A token that ended while the blob was on its way
+    /// is renewed, and the error is one after which a new session is opened.
+    pub(crate) async fn checked(
+        &self,
+        answer: Answer,
+        access: &Access,
+        used: Option<&reqwest::header::HeaderValue>,
+    ) -> Result<Answer, Error> {
+        match answer.status() {
             StatusCode::UNAUTHORIZED => {
-                // A token that ended while the blob was on its way: a new session with a new one.
-                let renewed = self.reauthorize(&answer, &access, used.as_ref()).await?;
-                if renewed {
+                if self.reauthorize(&answer, access, used).await? {
                     Err(answer.refused().await)
                 } else {
                     Err(self.unauthorized(answer).await)
                 }
             }
-            _ => Err(answer.refused().await),
+            StatusCode::FORBIDDEN | StatusCode::BAD_REQUEST => {
+                let error = answer.refused().await;
+                if self.says_expired(&error) && !self.refresh(access, used).await? {
+                    return Err(self.expired(error).await);
+                }
+                Err(error)
+            }
+            _ => Ok(answer),
         }
     }
 
@@ -260,13 +333,14 @@ fn is_lost_session(error: &Error) -> bool {
     let Error::Refused { status, detail, .. } = error else {
         return false;
     };
-    detail.has_code("BLOB_UPLOAD_INVALID")
+    detail.says_expired_token()
+        || detail.has_code("BLOB_UPLOAD_INVALID")
         || detail.has_code("BLOB_UPLOAD_UNKNOWN")
         || *status == StatusCode::UNAUTHORIZED
 }
 
 /// Sends an upload; gives up when the connection takes no byte for the idle time.
-async fn watched(
+pub(crate) async fn watched(
     request: reqwest::RequestBuilder,
     exchange: &Exchange,
     progress: &Progress,
@@ -276,7 +350,7 @@ async fn watched(
     tokio::pin!(response);
     let mut taken = 0;
     loop {
-        let all_sent = taken == size;
+        let all_sent = taken >= size;
         let patience: Duration = exchange.idle * if all_sent { COMMIT_PATIENCE } else { 1 };
         match tokio::time::timeout(patience, &mut response).await {
             Ok(Ok(response)) => return Ok(Answer::new(exchange.clone(), response)),

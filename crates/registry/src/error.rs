@@ -33,6 +33,15 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// A client certificate that cannot be used.
+    #[error("cannot use the client certificate or key in `{path}`")]
+    ClientCertificate {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
     /// The HTTP client could not be set up.
     #[error("cannot set up the HTTP client")]
     Client {
@@ -118,6 +127,23 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// A call of an AWS API that failed.
+    #[error(
+        "{service} refused `{operation}`: {}{message}",
+        if code.is_empty() { format!("HTTP {status} ") } else { format!("{code} ") }
+    )]
+    AwsApi {
+        /// Which, and in which region.
+        service: String,
+        /// The call.
+        operation: &'static str,
+        /// The HTTP status; 0 when nothing was sent.
+        status: u16,
+        /// AWS's name of the error.
+        code: String,
+        /// What AWS says about it.
+        message: String,
+    },
     /// The image's own bytes are not what they should be.
     #[error("blob {digest} of the image cannot be read or is corrupt")]
     Content {
@@ -126,6 +152,47 @@ pub enum Error {
         /// What the reader found.
         #[source]
         source: io::Error,
+    },
+    /// A tag that exists, points elsewhere, and cannot be moved.
+    #[error(
+        "tag `{reference}` is immutable and points to {existing}, so that it cannot point to {wanted}{detail}"
+    )]
+    ImmutableTag {
+        /// The tag with its repository.
+        reference: String,
+        /// Where it points.
+        existing: Digest,
+        /// Where it was to point.
+        wanted: Digest,
+        /// What the registry says about it.
+        detail: Box<WireError>,
+    },
+    /// A manifest that the registry does not take. ECR answers 405, as if PUT were not allowed.
+    #[error("the registry does not take the manifest {digest}{detail}")]
+    InvalidManifest {
+        /// The manifest.
+        digest: Digest,
+        /// What the registry says about it.
+        detail: WireError,
+    },
+    /// Something in the image that the registry is known not to take.
+    #[error("`{registry}` takes no {what}, and {digest} is one")]
+    Unsupported {
+        /// The registry.
+        registry: String,
+        /// What it does not take.
+        what: &'static str,
+        /// The blob or manifest.
+        digest: Digest,
+    },
+    /// ECR ended a connection instead of answering, where the repository exists.
+    #[error("`{repository}`: ECR ends the connection instead of opening an upload")]
+    EcrEof {
+        /// The registry and the repository.
+        repository: String,
+        /// What was seen.
+        #[source]
+        source: Box<Error>,
     },
     /// What was written is not what is read.
     #[error(
@@ -139,6 +206,39 @@ pub enum Error {
         expected: Digest,
         /// What was read.
         got: Option<Digest>,
+    },
+    /// A journal that cannot be gone on with.
+    #[error("cannot use the journal `{path}`")]
+    Journal {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// A tag that somebody else has moved since the journal was written.
+    #[error(
+        "`{reference}` now points to {now}, and neither where it did nor where it was to point"
+    )]
+    TagElsewhere {
+        /// The tag with its repository.
+        reference: String,
+        /// Where it points.
+        now: String,
+    },
+    /// What a tag is to point to is not there any more.
+    #[error("`{destination}` does not have {digest}, so that no tag of it can point there")]
+    NotThere {
+        /// The repository, layout or archive.
+        destination: String,
+        /// The image.
+        digest: Digest,
+    },
+    /// A new tag that cannot be taken away again.
+    #[error("it did not exist before, and {reason}")]
+    TagStays {
+        /// Why not.
+        reason: String,
     },
     /// A layout or archive that cannot be written.
     #[error("cannot write `{path}`")]
@@ -163,7 +263,9 @@ impl Error {
     /// Whose fault it is.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::CaFile { .. } => ErrorKind::Usage,
+            Self::CaFile { .. } | Self::ClientCertificate { .. } | Self::Journal { .. } => {
+                ErrorKind::Usage
+            }
             Self::Content { .. } => ErrorKind::Image,
             _ => ErrorKind::Registry,
         }
@@ -178,6 +280,24 @@ impl Error {
                 ),
                 _ => Some("if the registry serves plain HTTP, say so with `--plain-http`"),
             },
+            Self::Credential(CredentialError::NoAws { .. }) => Some(
+                "choose a profile with `AWS_PROFILE`, or give a CI job `AWS_ROLE_ARN` and its OIDC token \
+                 (GitHub: `permissions: id-token: write`; GitLab: `id_tokens: GITLAB_OIDC_TOKEN`)",
+            ),
+            Self::ImmutableTag { .. } => {
+                Some("publish to a tag that does not exist yet; nothing can move this one")
+            }
+            Self::NotThere { .. } => Some("push the image again"),
+            Self::TagElsewhere { .. } => Some(
+                "somebody else published meanwhile; remove the journal, and push again if the tag is to be moved",
+            ),
+            Self::EcrEof { .. } => Some(
+                "that is how ECR refuses who may not upload: allow `ecr:InitiateLayerUpload`, `ecr:UploadLayerPart` \
+                 and `ecr:CompleteLayerUpload` on the repository",
+            ),
+            Self::Refused { detail, .. } if detail.has_code("NAME_UNKNOWN") => {
+                Some("make the repository first; on Amazon ECR, `--create-repository` does it")
+            }
             Self::Unauthorized { .. } => {
                 Some("log in with `docker login` or `podman login`, or set `DOCKER_AUTH_CONFIG`")
             }
@@ -189,6 +309,7 @@ impl Error {
     pub(crate) fn is_transient(&self) -> bool {
         match self {
             Self::Stalled { .. } => true,
+            Self::EcrEof { source, .. } => source.is_transient(),
             Self::Request { source, .. } => {
                 !(source.is_builder() || source.is_redirect() || tls_problem(source).is_some())
             }
@@ -197,6 +318,9 @@ impl Error {
                 // 499 and 522 are what nginx and Cloudflare in front of a registry answer.
                 408 | 429 | 499 | 500 | 502 | 503 | 504 | 522
             ),
+            Self::AwsApi { status, code, .. } => {
+                *status >= 500 || *status == 429 || code.starts_with("Throttl")
+            }
             _ => false,
         }
     }

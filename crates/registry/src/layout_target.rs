@@ -125,22 +125,7 @@ impl LayoutTarget {
 
     /// Points a tag at a document, leaves all others, and reads it back.
     pub(crate) fn put_tag(&self, tag: &str, document: &Document) -> Result<(), Error> {
-        let mut index = self.index()?;
-        let wrong = || Error::NotALayout {
-            path: self.path.join("index.json"),
-            reason: "has no list of `manifests`".to_owned(),
-        };
-        let entries = index["manifests"].as_array_mut().ok_or_else(wrong)?;
-        entries.retain(|entry| entry["annotations"][REF_NAME] != tag);
-        entries.push(entry(tag, document));
-        self.create(&self.path.join("oci-layout"), |file, path| {
-            file.write_all(LAYOUT_FILE.as_bytes())
-                .map_err(write_error(path))
-        })?;
-        self.create(&self.path.join("index.json"), |file, path| {
-            file.write_all(&serde_json::to_vec(&index).expect("a JSON value"))
-                .map_err(write_error(path))
-        })?;
+        self.set_entry(tag, Some(entry(tag, document)))?;
         let got = self.resolve(tag)?;
         if got.as_ref() == Some(&document.digest) {
             return Ok(());
@@ -153,8 +138,42 @@ impl LayoutTarget {
         })
     }
 
+    /// The entry of a tag as it is, with all that others wrote into it.
+    pub(crate) fn entry(&self, tag: &str) -> Result<Option<Value>, Error> {
+        let index = self.index()?;
+        let mut entries = index["manifests"].as_array().into_iter().flatten();
+        Ok(entries
+            .find(|entry| entry["annotations"][REF_NAME] == tag)
+            .cloned())
+    }
+
+    /// Makes a tag have an entry, or none.
+    pub(crate) fn set_entry(&self, tag: &str, wanted: Option<Value>) -> Result<(), Error> {
+        let mut index = self.index()?;
+        let wrong = || Error::NotALayout {
+            path: self.path.join("index.json"),
+            reason: "has no list of `manifests`".to_owned(),
+        };
+        let entries = index["manifests"].as_array_mut().ok_or_else(wrong)?;
+        entries.retain(|entry| entry["annotations"][REF_NAME] != tag);
+        entries.extend(wanted);
+        self.create(&self.path.join("oci-layout"), |file, path| {
+            file.write_all(LAYOUT_FILE.as_bytes())
+                .map_err(write_error(path))
+        })?;
+        self.create(&self.path.join("index.json"), |file, path| {
+            file.write_all(&serde_json::to_vec(&index).expect("a JSON value"))
+                .map_err(write_error(path))
+        })
+    }
+
     fn blob_path(&self, digest: &Digest) -> PathBuf {
         self.path.join(blob_name(digest))
+    }
+
+    /// Whether a document is there, byte for byte.
+    pub(crate) fn has_document(&self, document: &Document) -> bool {
+        self.has(&document.digest, document.bytes.len() as u64)
     }
 
     fn has(&self, digest: &Digest, size: u64) -> bool {

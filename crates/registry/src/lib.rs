@@ -8,7 +8,10 @@ mod archive_target;
 mod auth;
 mod blob;
 mod blob_body;
+mod blob_chunks;
+mod ecr;
 mod error;
+mod journal;
 mod layout_target;
 mod location;
 mod manifest;
@@ -23,15 +26,19 @@ mod push_run;
 mod reference;
 mod remote_state;
 mod retry;
+mod tag_moves;
 mod tasks;
 mod tls;
 mod transport;
 mod wire_error;
 
 pub use auth::{CredentialEnvironment, CredentialError, CredentialSource};
+pub use ecr::AwsEnvironment;
 pub use error::{Error, ErrorKind};
 pub use observer::{BlobOutcome, PushEvent, PushObserver, Unobserved};
-pub use options::RegistryOptions;
+pub use options::{
+    ClientCertificate, PushOptions, RegistryOptions, RegistrySettings, RepositorySettings,
+};
 pub use publisher::Publisher;
 pub use push_plan::{Action, PushPlan, Step, plan};
 pub use push_report::{

@@ -8,8 +8,10 @@ use smokegate_image::{Algorithm, Digest, Document, Hasher};
 
 use crate::Error;
 use crate::auth::Access;
+use crate::ecr::{Ecr, EcrHost};
 use crate::retry::Backoff;
 use crate::transport::Repository;
+use crate::wire_error::WireError;
 
 /// All four, or a registry may convert what it has to what it thinks we understand.
 const ACCEPTED: &str = "application/vnd.oci.image.index.v1+json, \
@@ -22,6 +24,17 @@ const LIMIT: usize = 16 * 1024 * 1024;
 impl Repository {
     /// The bytes behind a tag or digest; `None` when there is none.
     async fn manifest(&self, reference: &str) -> Result<Option<Vec<u8>>, Error> {
+        Ok(self
+            .typed_manifest(reference)
+            .await?
+            .map(|(_, bytes)| bytes))
+    }
+
+    /// The same with the media type, which the document says itself, or else the answer.
+    pub(crate) async fn typed_manifest(
+        &self,
+        reference: &str,
+    ) -> Result<Option<(String, Vec<u8>)>, Error> {
         let url = self.url(&format!("manifests/{reference}"));
         let access = Access::push(&self.name);
         let build = || {
@@ -35,11 +48,47 @@ impl Repository {
             if answer.status() == StatusCode::NOT_FOUND {
                 return Ok(None);
             }
+            let said = answer
+                .headers()
+                .get(CONTENT_TYPE)
+                .and_then(|value| value.to_str().ok())
+                .map(|value| {
+                    value
+                        .split(';')
+                        .next()
+                        .unwrap_or_default()
+                        .trim()
+                        .to_owned()
+                });
             // A connection may also break in the middle of an answer.
             match answer.body(LIMIT).await {
-                Ok(body) => return Ok(Some(body)),
+                Ok(body) => {
+                    let inside = serde_json::from_slice::<MediaType>(&body).ok();
+                    let media_type = inside.and_then(|inside| inside.media_type).or(said);
+                    return Ok(Some((media_type.unwrap_or_default(), body)));
+                }
                 Err(error) => backoff.after(error).await?,
             }
+        }
+    }
+
+    /// Fails with the registry's own words when it says that there is no such repository.
+    pub(crate) async fn exists(&self) -> Result<(), Error> {
+        // Whether there is such a tag does not matter.
+        let url = self.url("manifests/smokegate-looks-for-the-repository");
+        let access = Access::push(&self.name);
+        let build = || {
+            self.request(Method::GET, url.clone())
+                .header(ACCEPT, ACCEPTED)
+        };
+        let answer = self.send_once(&access, build).await?;
+        if answer.status().is_success() {
+            return Ok(());
+        }
+        let error = answer.refused().await;
+        match &error {
+            Error::Refused { detail, .. } if !detail.has_code("NAME_UNKNOWN") => Ok(()),
+            _ => Err(error),
         }
     }
 
@@ -73,8 +122,30 @@ impl Repository {
     }
 
     async fn put_and_read_back(&self, reference: &str, document: &Document) -> Result<(), Error> {
-        self.put_manifest(reference, document).await?;
         let expected = &document.digest;
+        if let Err(error) = self.put_manifest(reference, document).await {
+            return Err(match error {
+                Error::Refused {
+                    status: StatusCode::METHOD_NOT_ALLOWED,
+                    detail,
+                    ..
+                } => Error::InvalidManifest {
+                    digest: expected.clone(),
+                    detail,
+                },
+                // ECR says so for the digest that the tag has already, too: then somebody was faster.
+                Error::Refused { ref detail, .. } if detail.has_code("TAG_INVALID") => {
+                    match self.resolve_tag(reference, expected.algorithm()).await? {
+                        Some(existing) if existing == *expected => return Ok(()),
+                        Some(existing) => {
+                            self.immutable(reference, existing, expected, detail.clone())
+                        }
+                        None => error,
+                    }
+                }
+                error => error,
+            });
+        }
         let mut backoff = Backoff::new(&self.registry.options);
         loop {
             let got = self.resolve_tag(reference, expected.algorithm()).await?;
@@ -94,6 +165,22 @@ impl Repository {
         }
     }
 
+    /// The error of a tag that cannot be moved.
+    pub(crate) fn immutable(
+        &self,
+        tag: &str,
+        existing: Digest,
+        wanted: &Digest,
+        detail: WireError,
+    ) -> Error {
+        Error::ImmutableTag {
+            reference: format!("{}/{}:{tag}", self.registry.name(), self.name),
+            existing,
+            wanted: wanted.clone(),
+            detail: Box::new(detail),
+        }
+    }
+
     async fn put_manifest(&self, reference: &str, document: &Document) -> Result<(), Error> {
         let url = self.url(&format!("manifests/{reference}"));
         let access = Access::push(&self.name);
@@ -107,7 +194,45 @@ impl Repository {
     }
 }
 
-fn digest(algorithm: Algorithm, bytes: &[u8]) -> Digest {
+impl Repository {
+    /// Deletes a tag, which must be gone after that.
+    pub(crate) async fn delete_tag(&self, tag: &str, ecr: &Ecr) -> Result<(), Error> {
+        let deleted = match self.registry.ecr() {
+            // The API is documented to take away the tag alone.
+            Some(host @ EcrHost::Private { .. }) => ecr.delete_tag(&host, &self.name, tag).await,
+            _ => {
+                let url = self.url(&format!("manifests/{tag}"));
+                let access = Access::push(&self.name);
+                let expected = [
+                    StatusCode::ACCEPTED,
+                    StatusCode::OK,
+                    StatusCode::NO_CONTENT,
+                    StatusCode::NOT_FOUND,
+                ];
+                let build = || self.request(Method::DELETE, url.clone());
+                self.send(&access, &expected, build).await.map(drop)
+            }
+        };
+        deleted.map_err(|error| Error::TagStays {
+            reason: format!("cannot be deleted: {error}"),
+        })?;
+        match self.resolve_tag(tag, Algorithm::Sha256).await? {
+            None => Ok(()),
+            Some(_) => Err(Error::TagStays {
+                reason: "is still there after it was deleted".to_owned(),
+            }),
+        }
+    }
+}
+
+#[derive(serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct MediaType {
+    media_type: Option<String>,
+}
+
+/// The digest of some bytes.
+pub(crate) fn digest(algorithm: Algorithm, bytes: &[u8]) -> Digest {
     let mut hasher = Hasher::new(algorithm);
     hasher.update(bytes);
     hasher.finish()

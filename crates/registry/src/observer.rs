@@ -59,6 +59,11 @@ pub enum PushEvent<'a> {
         /// Whether it had to be sent.
         written: bool,
     },
+    /// A tag was put back after the move of another one failed.
+    TagPutBack {
+        /// Which.
+        target: &'a Target,
+    },
     /// A tag points to the image and was read back.
     TagDone {
         /// Which.

@@ -3,16 +3,18 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
-use smokegate_image::{Algorithm, Image};
+use smokegate_image::{Algorithm, Digest, Image};
 
 use crate::archive_target::ArchiveTarget;
 use crate::auth::CredentialStore;
+use crate::ecr::Ecr;
 use crate::layout_target::LayoutTarget;
 use crate::tasks::blocking;
 use crate::transport::{Clients, Registry, Repository};
+use crate::wire_error::WireError;
 use crate::{
-    CredentialEnvironment, Destination, Error, PushError, PushObserver, PushReport,
-    RegistryOptions, Target, TargetCheck, plan,
+    CredentialEnvironment, Destination, Error, PushError, PushObserver, PushOptions, PushReport,
+    RegistryOptions, RepositorySettings, Target, TargetCheck, plan,
 };
 
 /// Publishes images. Holds what was learnt about registries and credentials; one serves a whole run.
@@ -21,6 +23,7 @@ pub struct Publisher {
     pub(crate) options: Arc<RegistryOptions>,
     clients: Clients,
     store: Arc<CredentialStore>,
+    pub(crate) ecr: Arc<Ecr>,
     registries: Mutex<HashMap<String, Arc<Registry>>>,
 }
 
@@ -34,21 +37,30 @@ impl Publisher {
         environment: &CredentialEnvironment,
     ) -> Result<Self, Error> {
         let clients = Clients::new(&options)?;
-        let store = Arc::new(CredentialStore::new(environment));
+        let options = Arc::new(options);
+        let (aws, path) = (environment.aws.clone(), environment.path.clone());
+        let ecr = Arc::new(Ecr::new(aws, path, &clients, Arc::clone(&options)));
+        let store = CredentialStore::new(environment).with_ecr(Arc::clone(&ecr));
         Ok(Self {
-            options: Arc::new(options),
+            options,
             clients,
-            store,
+            store: Arc::new(store),
+            ecr,
             registries: Mutex::default(),
         })
     }
 
     /// Finds out before anything is run whether every target could be published to: credentials resolve, the
-    /// repository answers, and nothing says that it may not be written. Leaves nothing behind.
+    /// repository answers, and nothing says that it may not be written, nor that a tag is immutable and not at
+    /// `digest`, the image's where it is known already. Leaves nothing behind.
     ///
     /// # Errors
     /// The first target that cannot be published to.
-    pub async fn check_targets(&self, targets: &[Target]) -> Result<Vec<TargetCheck>, Error> {
+    pub async fn check_targets(
+        &self,
+        targets: &[Target],
+        digest: Option<&Digest>,
+    ) -> Result<Vec<TargetCheck>, Error> {
         let mut checks = Vec::new();
         let mut writable: Vec<&Destination> = Vec::new();
         for target in targets {
@@ -56,8 +68,9 @@ impl Publisher {
             let current = match destination {
                 Destination::Repository { .. } => {
                     let repository = self.repository(destination)?;
-                    let current = repository
-                        .resolve_tag(target.tag(), Algorithm::Sha256)
+                    let algorithm = digest.map_or(Algorithm::Sha256, Digest::algorithm);
+                    let current = repository.resolve_tag(target.tag(), algorithm).await?;
+                    self.check_mutable(&repository, target.tag(), &current, digest)
                         .await?;
                     if !writable.contains(&destination) {
                         repository.check_writable().await?;
@@ -87,6 +100,65 @@ impl Publisher {
         Ok(checks)
     }
 
+    /// Makes the repositories of targets that do not exist, where the registry has an API for that: Amazon ECR.
+    /// Others make them at the first push, or have people for it. Gives back those that were made.
+    ///
+    /// # Errors
+    /// When one cannot be made. Those made before stay.
+    pub async fn create_repositories(
+        &self,
+        targets: &[Target],
+        settings: &RepositorySettings,
+    ) -> Result<Vec<Destination>, Error> {
+        let mut made: Vec<Destination> = Vec::new();
+        let mut seen: Vec<&Destination> = Vec::new();
+        for destination in targets.iter().map(Target::destination) {
+            let Destination::Repository { .. } = destination else {
+                continue;
+            };
+            if seen.contains(&destination) {
+                continue;
+            }
+            seen.push(destination);
+            let repository = self.repository(destination)?;
+            let Some(host) = repository.registry.ecr() else {
+                continue;
+            };
+            match repository.exists().await {
+                Ok(()) => continue,
+                Err(Error::Refused { .. }) => {}
+                Err(error) => return Err(error),
+            }
+            if self
+                .ecr
+                .create_repository(&host, &repository.name, settings)
+                .await?
+            {
+                made.push(destination.clone());
+            }
+        }
+        Ok(made)
+    }
+
+    /// Refuses a tag that points elsewhere in an immutable repository, where the registry has a way to say so.
+    async fn check_mutable(
+        &self,
+        repository: &Repository,
+        tag: &str,
+        current: &Option<Digest>,
+        digest: Option<&Digest>,
+    ) -> Result<(), Error> {
+        let (Some(host), Some(current), Some(wanted)) =
+            (repository.registry.ecr(), current, digest)
+        else {
+            return Ok(());
+        };
+        if current == wanted || !self.ecr.is_immutable(&host, &repository.name).await {
+            return Ok(());
+        }
+        Err(repository.immutable(tag, current.clone(), wanted, WireError::default()))
+    }
+
     /// Looks, plans and carries out.
     ///
     /// # Errors
@@ -95,12 +167,13 @@ impl Publisher {
         &self,
         image: &Image,
         targets: &[Target],
+        options: &PushOptions,
         observer: Arc<dyn PushObserver>,
     ) -> Result<PushReport, PushError> {
         match self.remote_state(image, targets).await {
             Ok(state) => {
-                self.execute(image, &plan(image, targets, &state), observer)
-                    .await
+                let plan = plan(image, targets, &state);
+                Box::pin(self.execute(image, &plan, options, observer)).await
             }
             Err(error) => Err(PushError::before_any_tag(targets, error)),
         }

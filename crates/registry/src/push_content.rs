@@ -76,7 +76,9 @@ impl Publisher {
         for phase in [uploads, mounts] {
             let mut registries = JoinSet::new();
             for transfers in phase.into_values() {
-                let limit = self.options.parallel_uploads;
+                let limit = transfers.first().map_or(1, |first| {
+                    first.repository.registry.options.parallel_uploads
+                });
                 let run = Arc::clone(run);
                 registries.spawn(async move {
                     let transfers = transfers

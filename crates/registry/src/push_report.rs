@@ -1,5 +1,7 @@
 //! What a push did, and what a push that failed left behind.
 
+use std::path::PathBuf;
+
 use smokegate_image::Digest;
 
 use crate::{Destination, Error, ErrorKind, Target};
@@ -108,6 +110,10 @@ pub struct TagState {
     pub was: TagPosition,
     /// Where it points now.
     pub now: TagPosition,
+    /// Whether it had moved and was put back.
+    pub put_back: bool,
+    /// Why it could not be put back.
+    pub problem: Option<String>,
 }
 
 impl TagState {
@@ -119,13 +125,25 @@ impl TagState {
 
 /// A push that failed, and where it left every tag.
 #[derive(Debug, thiserror::Error)]
-#[error("publishing failed{}", if self.tags_moved() { " after a tag was moved" } else { "" })]
+#[error(
+    "publishing failed{}",
+    if self.tags_moved() {
+        " after a tag was moved"
+    } else if self.tags.iter().any(|tag| tag.put_back) {
+        ", and the tags that had moved were put back"
+    } else {
+        ""
+    }
+)]
 pub struct PushError {
     /// Every tag that was asked for, in the order in which they would have moved.
     pub tags: Vec<TagState>,
     /// Why.
     #[source]
-    pub source: Error,
+    pub source: Box<Error>,
+    /// The journal with which [`Publisher::resume`](crate::Publisher::resume) and
+    /// [`Publisher::undo`](crate::Publisher::undo) can finish or undo it; none where nothing is left to do.
+    pub journal: Option<PathBuf>,
 }
 
 impl PushError {
@@ -144,10 +162,13 @@ impl PushError {
             target: target.clone(),
             was: TagPosition::Unknown,
             now: TagPosition::Unknown,
+            put_back: false,
+            problem: None,
         });
         Self {
             tags: tags.collect(),
-            source,
+            source: Box::new(source),
+            journal: None,
         }
     }
 }

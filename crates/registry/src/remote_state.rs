@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use smokegate_image::{Digest, Image};
+use smokegate_image::{Digest, Document, Image};
 
 use crate::layout_target::LayoutTarget;
 use crate::tasks::{blocking, bounded};
@@ -36,6 +36,31 @@ pub struct TargetCheck {
     pub current: Option<Digest>,
 }
 
+/// The most bytes of a manifest at ECR (`PutImage`).
+const ECR_MANIFEST_LIMIT: usize = 4 << 20;
+
+/// Refuses before anything is sent what ECR would refuse in the middle of it, in words of its own.
+fn takes(repository: &Repository, image: &Image) -> Result<(), Error> {
+    if repository.registry.ecr().is_none() {
+        return Ok(());
+    }
+    let unsupported = |what, digest: &Digest| {
+        Err(Error::Unsupported {
+            registry: repository.registry.name().to_owned(),
+            what,
+            digest: digest.clone(),
+        })
+    };
+    if let Some(blob) = image.blobs().iter().find(|blob| blob.size() == 0) {
+        return unsupported("empty blob", blob.digest());
+    }
+    let large = |document: &&Document| document.bytes.len() > ECR_MANIFEST_LIMIT;
+    match image.documents().iter().find(large) {
+        Some(document) => unsupported("manifest of more than 4 MiB", &document.digest),
+        None => Ok(()),
+    }
+}
+
 impl Publisher {
     /// Asks every destination what it has of an image. An archive has nothing, as it is written anew.
     ///
@@ -56,6 +81,7 @@ impl Publisher {
         for (destination, tags) in tags {
             let found = match destination {
                 Destination::Repository { .. } => {
+                    takes(&self.repository(destination)?, image)?;
                     self.repository_state(self.repository(destination)?, image, tags)
                         .await?
                 }
@@ -84,7 +110,7 @@ impl Publisher {
                 .await?;
             state.tags.extend(digest.map(|digest| (tag, digest)));
         }
-        let limit = self.options.parallel_uploads;
+        let limit = repository.registry.options.parallel_uploads;
         let blobs = image.blobs().iter().map(|blob| {
             let (repository, digest) = (repository.clone(), blob.digest().clone());
             async move { Ok(repository.has_blob(&digest).await?.then_some(digest)) }

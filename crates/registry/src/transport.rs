@@ -1,12 +1,14 @@
 //! HTTP to one registry: authorised, retried, bounded. HTTP/1.1 only, a connection for each upload.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use reqwest::header::{AUTHORIZATION, HeaderMap};
 use reqwest::{Client, ClientBuilder, Method, RequestBuilder, Response, StatusCode, Url};
 
 use crate::auth::{Access, Authenticator, CredentialStore};
+use crate::ecr::EcrHost;
 use crate::location::{is_loopback, redirects, same_origin, shown};
 use crate::retry::Backoff;
 use crate::wire_error::{READ_LIMIT, WireError, retry_after};
@@ -25,22 +27,46 @@ impl Clients {
     pub(crate) fn new(options: &RegistryOptions) -> Result<Self, Error> {
         let build =
             |builder: ClientBuilder| builder.build().map_err(|source| Error::Client { source });
-        let tls = tls::client_config(options.ca_file.as_deref())?;
+        let tls = tls::client_config(options)?;
+        // A proxy that was named for a registry is asked for loopback too.
+        let mut direct = client(options, tls.clone())?;
+        if options.proxy.is_none() {
+            direct = direct.no_proxy();
+        }
         Ok(Self {
-            proxied: build(client(options, tls.clone()))?,
-            direct: build(client(options, tls).no_proxy())?,
+            proxied: build(client(options, tls)?)?,
+            direct: build(direct)?,
         })
+    }
+
+    /// The one for a URL.
+    pub(crate) fn for_url(&self, url: &Url) -> &Client {
+        if is_loopback(url) {
+            &self.direct
+        } else {
+            &self.proxied
+        }
     }
 }
 
-fn client(options: &RegistryOptions, tls: rustls::ClientConfig) -> ClientBuilder {
-    Client::builder()
+fn client(options: &RegistryOptions, tls: rustls::ClientConfig) -> Result<ClientBuilder, Error> {
+    let mut builder = Client::builder();
+    if let Some(proxy) = &options.proxy {
+        let proxy = reqwest::Proxy::all(proxy).map_err(|source| Error::Client {
+            source: source.without_url(),
+        })?;
+        builder = builder.proxy(proxy);
+    }
+    if let Some(total) = options.total_timeout {
+        builder = builder.timeout(total);
+    }
+    Ok(builder
         .user_agent(concat!("smokegate/", env!("CARGO_PKG_VERSION")))
         .tls_backend_preconfigured(tls)
         .http1_only()
         .referer(false)
         .redirect(redirects())
-        .connect_timeout(options.connect_timeout)
+        .connect_timeout(options.connect_timeout))
 }
 
 /// Sends one request, once. The time limit is on silence, so it does not suit a streamed body.
@@ -133,12 +159,20 @@ impl Answer {
 
     /// The error that this answer is.
     pub(crate) async fn refused(mut self) -> Error {
-        // What is said about a refusal matters less than that it was one.
-        let body = self
-            .read(READ_LIMIT)
-            .await
-            .map(|(body, _)| body)
-            .unwrap_or_default();
+        let body = match self.read(READ_LIMIT).await {
+            Ok((body, _)) => body,
+            // Whether it is about the token, and so not final, stands in the part that is lost.
+            Err(error)
+                if matches!(
+                    self.status(),
+                    StatusCode::FORBIDDEN | StatusCode::BAD_REQUEST
+                ) =>
+            {
+                return error;
+            }
+            // What is said about another refusal matters less than that it was one.
+            Err(_) => Vec::new(),
+        };
         Error::Refused {
             status: self.status(),
             retry_after: retry_after(self.headers(), SystemTime::now()),
@@ -173,7 +207,14 @@ pub(crate) struct Registry {
     http: Client,
     authenticator: Authenticator,
     pub(crate) options: Arc<RegistryOptions>,
+    /// The largest body that was not refused for its size.
+    body_limit: AtomicU64,
 }
+
+/// ECR refuses smaller parts.
+const SMALLEST_ECR_CHUNK: u64 = 5 << 20;
+/// What nginx lets through as it is delivered.
+const SMALLEST_CHUNK: u64 = 1 << 20;
 
 /// One repository of a registry.
 #[derive(Clone, Debug)]
@@ -189,6 +230,16 @@ impl Registry {
         store: Arc<CredentialStore>,
         options: Arc<RegistryOptions>,
     ) -> Result<Self, Error> {
+        let settings = options.registries.get(name).cloned();
+        let own;
+        let (clients, options) = match &settings {
+            Some(settings) => {
+                let merged = settings.applied_to(&options);
+                own = Clients::new(&merged)?;
+                (&own, Arc::new(merged))
+            }
+            None => (clients, options),
+        };
         // Docker Hub's API is on another host than its name (docker's own default).
         let host = if name == "docker.io" {
             "registry-1.docker.io"
@@ -209,12 +260,16 @@ impl Registry {
                 .parse()
                 .map_err(|_| invalid())?;
         }
-        let http = if is_loopback(&base) {
-            &clients.direct
-        } else {
-            &clients.proxied
+        if let Some(endpoint) = settings.and_then(|settings| settings.endpoint) {
+            let endpoint = endpoint.trim_end_matches('/');
+            base = format!("{endpoint}/v2/")
+                .parse()
+                .map_err(|_| Error::Challenge {
+                    registry: name.to_owned(),
+                    reason: format!("its endpoint `{endpoint}` is not a URL"),
+                })?;
         }
-        .clone();
+        let http = clients.for_url(&base).clone();
         let authenticator = Authenticator::new(name, store, http.clone(), Arc::clone(&options));
         Ok(Self {
             name: name.to_owned(),
@@ -222,12 +277,46 @@ impl Registry {
             http,
             authenticator,
             options,
+            body_limit: AtomicU64::new(u64::MAX),
         })
+    }
+
+    /// How large chunks must be for a blob of this size; `None` when it may go as a whole.
+    pub(crate) fn chunk_size(&self, size: u64) -> Option<u64> {
+        let limit = self.body_limit.load(Ordering::Relaxed);
+        (size > limit).then_some(limit)
+    }
+
+    /// Takes note that a body of this size was refused for it (413); whether there is a smaller size to try.
+    pub(crate) fn send_smaller(&self, refused: u64) -> bool {
+        let smallest = match self.ecr() {
+            Some(_) => SMALLEST_ECR_CHUNK,
+            None => SMALLEST_CHUNK,
+        };
+        // Another blob may have found out meanwhile.
+        if self.body_limit.load(Ordering::Relaxed) < refused {
+            return true;
+        }
+        let next = if refused > self.options.chunk_size {
+            self.options.chunk_size
+        } else {
+            (refused / 4).max(smallest)
+        };
+        if next >= refused {
+            return false;
+        }
+        self.body_limit.fetch_min(next, Ordering::Relaxed);
+        true
     }
 
     /// The registry as references name it.
     pub(crate) fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Which ECR registry it is, when it is one.
+    pub(crate) fn ecr(&self) -> Option<EcrHost> {
+        EcrHost::parse(&self.name)
     }
 
     pub(crate) fn repository(self: &Arc<Self>, name: &str) -> Repository {
@@ -286,6 +375,15 @@ impl Repository {
             .await
     }
 
+    /// Whether a new token is at hand after ECR said, without a challenge, that `used` has ended.
+    pub(crate) async fn refresh(
+        &self,
+        access: &Access,
+        used: Option<&reqwest::header::HeaderValue>,
+    ) -> Result<bool, Error> {
+        self.registry.authenticator.refresh(access, used).await
+    }
+
     /// Sends what `build` builds, again with new credentials after a 401. No other retry.
     pub(crate) async fn send_once(
         &self,
@@ -293,20 +391,61 @@ impl Repository {
         build: impl Fn() -> RequestBuilder,
     ) -> Result<Answer, Error> {
         let idle = self.registry.options.idle_timeout;
-        let (request, used) = self.authorize(build(), &self.registry.base, access).await?;
-        let answer = send(request, idle).await?;
-        if answer.status() != StatusCode::UNAUTHORIZED {
-            return Ok(answer);
+        let (mut challenged, mut refreshed) = (false, false);
+        loop {
+            let (request, used) = self.authorize(build(), &self.registry.base, access).await?;
+            let answer = send(request, idle).await?;
+            match answer.status() {
+                StatusCode::UNAUTHORIZED if !challenged => {
+                    challenged = true;
+                    if !self.reauthorize(&answer, access, used.as_ref()).await? {
+                        return Err(self.unauthorized(answer).await);
+                    }
+                }
+                StatusCode::UNAUTHORIZED => {
+                    if std::mem::replace(&mut refreshed, true)
+                        || !self.refresh(access, used.as_ref()).await?
+                    {
+                        return Err(self.unauthorized(answer).await);
+                    }
+                }
+                StatusCode::FORBIDDEN | StatusCode::BAD_REQUEST if used.is_some() => {
+                    let error = answer.refused().await;
+                    if !self.says_expired(&error) {
+                        return Err(error);
+                    }
+                    if std::mem::replace(&mut refreshed, true)
+                        || !self.refresh(access, used.as_ref()).await?
+                    {
+                        return Err(self.expired(error).await);
+                    }
+                }
+                _ => return Ok(answer),
+            }
         }
-        if !self.reauthorize(&answer, access, used.as_ref()).await? {
-            return Err(self.unauthorized(answer).await);
+    }
+
+    /// Whether a refusal is how ECR says that a token has ended: 403, or 400 at ECR Public, with varying texts.
+    pub(crate) fn says_expired(&self, error: &Error) -> bool {
+        let Error::Refused { status, detail, .. } = error else {
+            return false;
+        };
+        match self.registry.ecr() {
+            Some(EcrHost::Private { .. }) => detail.says_expired_token(),
+            Some(EcrHost::Public) => {
+                detail.says_expired_token()
+                    || (*status == StatusCode::BAD_REQUEST && !detail.is_about_content())
+            }
+            None => false,
         }
-        let (request, _) = self.authorize(build(), &self.registry.base, access).await?;
-        let answer = send(request, idle).await?;
-        if answer.status() == StatusCode::UNAUTHORIZED {
-            return Err(self.unauthorized(answer).await);
-        }
-        Ok(answer)
+    }
+
+    /// The error of a token that has ended, and of which there is no other.
+    pub(crate) async fn expired(&self, error: Error) -> Error {
+        let Error::Refused { detail, .. } = error else {
+            return error;
+        };
+        self.unauthorized_because(detail).await
     }
 
     /// Sends what `build` builds until it is answered with one of `expected`.
@@ -329,13 +468,16 @@ impl Repository {
 
     /// The error of an answer of 401, with where the credential came from.
     pub(crate) async fn unauthorized(&self, answer: Answer) -> Error {
+        match answer.refused().await {
+            Error::Refused { detail, .. } => self.unauthorized_because(detail).await,
+            other => other,
+        }
+    }
+
+    async fn unauthorized_because(&self, detail: WireError) -> Error {
         let credential = match self.registry.authenticator.describe(&self.name).await {
             Ok(credential) => credential,
             Err(error) => return error,
-        };
-        let detail = match answer.refused().await {
-            Error::Refused { detail, .. } => detail,
-            other => return other,
         };
         Error::Unauthorized {
             registry: self.registry.name.clone(),

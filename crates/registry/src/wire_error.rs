@@ -64,6 +64,20 @@ impl WireError {
         }
     }
 
+    /// Whether it is said that a token has ended, as ECR says it, in JSON or in plain text.
+    pub(crate) fn says_expired_token(&self) -> bool {
+        let text = self.text.to_ascii_lowercase();
+        text.contains("authorization token")
+            && (text.contains("expired") || text.contains("invalid"))
+    }
+
+    /// Whether one of the error codes is about what was sent, and not about who sent it.
+    pub(crate) fn is_about_content(&self) -> bool {
+        const SUBJECTS: [&str; 6] = ["BLOB_", "DIGEST_", "MANIFEST_", "NAME_", "SIZE_", "TAG_"];
+        let is_about = |code: &String| SUBJECTS.iter().any(|subject| code.starts_with(subject));
+        self.codes.iter().any(is_about)
+    }
+
     /// Whether one of the error codes is `code`.
     pub(crate) fn has_code(&self, code: &str) -> bool {
         self.codes.iter().any(|given| given == code)

@@ -5,6 +5,7 @@
 mod debian_image;
 mod docker_archive;
 mod docker_registry;
+mod fake_ecr;
 mod file_tree;
 mod image_builder;
 mod image_fixture;
@@ -21,6 +22,9 @@ mod whole_archive;
 
 pub use debian_image::debian_image;
 pub use docker_registry::{DockerRegistry, RegistryOptions, free_port};
+pub use fake_ecr::{
+    EcrManners, EcrState, FakeEcr, FakeRepository, FakeRequest, FakeResponse, Fault, FaultSchedule,
+};
 pub use image_builder::{BuiltImage, BuiltLayer};
 pub use image_fixture::{
     Entry, EntryKind, FileContent, ImageFixture, LayerContent, LayerFixture, Packing,

@@ -19,6 +19,8 @@ pub enum Need {
     DockerRegistry,
     /// Cgroups with memory, cpu and pids may be made.
     Cgroups,
+    /// `moto_server`, a counterpart of AWS's APIs from PyPI.
+    Moto,
     /// A program that makes root filesystems from Debian packages, and the right to run it.
     Mmdebstrap,
     /// `openssl`, for test certificates.
@@ -78,6 +80,7 @@ impl Need {
             Self::Rootless => "rootless",
             Self::DockerRegistry => "docker-registry",
             Self::Cgroups => "cgroups",
+            Self::Moto => "moto",
             Self::Mmdebstrap => "mmdebstrap",
             Self::Openssl => "openssl",
             Self::Skopeo => "skopeo",
@@ -93,6 +96,10 @@ impl Need {
             Self::Root => Err("needs root".to_owned()),
             Self::Rootless => user_namespaces(),
             Self::Cgroups => cgroups(),
+            Self::Moto => match find_program("moto_server") {
+                Some(_) => Ok(()),
+                None => Err("needs `moto_server`: pip install 'moto[server]'".to_owned()),
+            },
             Self::Mmdebstrap if !is_root() => Err("mmdebstrap needs root".to_owned()),
             Self::DockerRegistry
             | Self::Mmdebstrap

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use reqwest::{Method, Url};
 
+use super::basic;
 use super::credential::{Credential, Secret};
-use super::{Grant, basic};
 use crate::location::{is_loopback, shown};
 use crate::retry::Backoff;
 use crate::{Error, RegistryOptions, transport};
@@ -53,14 +53,14 @@ impl TokenService {
         }
     }
 
-    /// Asks `realm` for a token; without a credential for an anonymous one.
+    /// Asks `realm` for a token, without a credential for an anonymous one: the header, and when it ends.
     pub(crate) async fn fetch(
         &self,
         realm: &str,
         service: Option<&str>,
         scopes: &[String],
         credential: Option<&Credential>,
-    ) -> Result<Grant, Error> {
+    ) -> Result<(HeaderValue, Instant), Error> {
         let realm = self.realm(realm, credential.is_some())?;
         let mut backoff = Backoff::new(&self.options);
         let answer = loop {
@@ -80,10 +80,7 @@ impl TokenService {
         let token =
             token.ok_or_else(|| self.refusal(format!("`{}` gave no token", shown(&realm))))?;
         let header = header(&Secret::new(token)).map_err(|reason| self.refusal(reason))?;
-        Ok(Grant {
-            header,
-            expires: Some(Instant::now() + life),
-        })
+        Ok((header, Instant::now() + life))
     }
 
     fn refusal(&self, reason: String) -> Error {

@@ -48,6 +48,11 @@ pub enum CredentialSource {
         /// Where it is configured.
         configured_in: Box<CredentialSource>,
     },
+    /// A token that Amazon ECR gave for an AWS credential.
+    Ecr {
+        /// Where the AWS credential is from.
+        aws: String,
+    },
 }
 
 impl fmt::Display for CredentialSource {
@@ -55,6 +60,7 @@ impl fmt::Display for CredentialSource {
         match self {
             Self::Environment => f.write_str("`DOCKER_AUTH_CONFIG`"),
             Self::File(path) => write!(f, "`{}`", path.display()),
+            Self::Ecr { aws } => write!(f, "Amazon ECR, for the AWS credential from {aws}"),
             Self::Helper {
                 name,
                 configured_in,

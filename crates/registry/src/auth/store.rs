@@ -4,13 +4,16 @@ use std::collections::HashMap;
 use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::sync::Mutex;
 
-use super::credential::{Credential, CredentialSource};
+use super::credential::{Credential, CredentialSource, Secret};
 use super::docker_config::{DockerConfig, Place};
 use super::helper;
+use crate::ecr::{AwsCredentials, AwsEnvironment, Ecr, EcrHost};
 
 /// The parts of the environment that say where credentials are. The caller reads them.
 #[derive(Clone, Default)]
@@ -31,6 +34,8 @@ pub struct CredentialEnvironment {
     pub home: Option<PathBuf>,
     /// The user's id.
     pub uid: u32,
+    /// What AWS's tools read, for registries that are Amazon ECR.
+    pub aws: AwsEnvironment,
 }
 
 impl std::fmt::Debug for CredentialEnvironment {
@@ -81,6 +86,25 @@ pub enum CredentialError {
         /// Why not.
         reason: String,
     },
+    /// An AWS credential with which no token can be got.
+    #[error("cannot get a token for {service} with the AWS credential from {source_of}: {reason}")]
+    Aws {
+        /// ECR and its region.
+        service: String,
+        /// Where the AWS credential is, or should be, from.
+        source_of: String,
+        /// Why not.
+        reason: String,
+    },
+    /// An ECR registry, and nothing to get a token with.
+    #[error(
+        "no AWS credential for {service} (looked in {})",
+        AwsCredentials::searched()
+    )]
+    NoAws {
+        /// ECR and its region.
+        service: String,
+    },
 }
 
 /// A credential and where it comes from.
@@ -88,6 +112,14 @@ pub enum CredentialError {
 pub(crate) struct Found {
     pub(crate) credential: Credential,
     pub(crate) source: CredentialSource,
+    /// When another one is to be looked for; what a file holds does not end.
+    pub(crate) refresh_at: Option<Instant>,
+}
+
+impl Found {
+    fn is_current(&self) -> bool {
+        self.refresh_at.is_none_or(|at| Instant::now() < at)
+    }
 }
 
 enum Origin {
@@ -101,11 +133,11 @@ enum Origin {
 
 type Lookups = HashMap<(String, String), Option<Arc<Found>>>;
 
-/// Looks credentials up, each (registry, repository) once. A further source of credentials, such as a cloud's
-/// own API for its registry, belongs after the files in `find`.
+/// Looks credentials up, each (registry, repository) once: in files, then, for its hosts, at Amazon ECR.
 pub(crate) struct CredentialStore {
     places: Vec<Origin>,
     path: Option<OsString>,
+    ecr: Option<Arc<Ecr>>,
     // Held during a lookup, so that a helper runs once however many uploads wait for it.
     found: Mutex<Lookups>,
 }
@@ -122,8 +154,15 @@ impl CredentialStore {
         Self {
             places: places(environment),
             path,
+            ecr: None,
             found: Mutex::default(),
         }
+    }
+
+    /// The same, with tokens of Amazon ECR for its hosts.
+    pub(crate) fn with_ecr(mut self, ecr: Arc<Ecr>) -> Self {
+        self.ecr = Some(ecr);
+        self
     }
 
     /// The credential for a repository, from the first place that has one.
@@ -134,12 +173,76 @@ impl CredentialStore {
     ) -> Result<Option<Arc<Found>>, CredentialError> {
         let key = (registry.to_owned(), repository.to_owned());
         let mut known = self.found.lock().await;
-        if let Some(found) = known.get(&key) {
+        if let Some(found) = known.get(&key)
+            && found.as_ref().is_none_or(|found| found.is_current())
+        {
             return Ok(found.clone());
         }
-        let found = self.look_up(registry, repository).await?.map(Arc::new);
+        let mut found = self.look_up(registry, repository).await?;
+        if found.is_none() {
+            found = self.ecr_token(registry, None).await?;
+        }
+        let found = found.map(Arc::new);
         known.insert(key, found.clone());
         Ok(found)
+    }
+
+    /// Another credential in place of one that an ECR registry refused: a new token. A `docker login` of
+    /// yesterday is the commonest reason, and the AWS credential behind it may be as good as ever.
+    pub(crate) async fn replace(
+        &self,
+        registry: &str,
+        repository: &str,
+        refused: Option<&Arc<Found>>,
+    ) -> Result<Option<Arc<Found>>, CredentialError> {
+        let key = (registry.to_owned(), repository.to_owned());
+        let mut known = self.found.lock().await;
+        if let Some(Some(found)) = known.get(&key)
+            && refused.is_none_or(|refused| !Arc::ptr_eq(refused, found))
+        {
+            return Ok(Some(Arc::clone(found)));
+        }
+        let password = refused.and_then(|found| match &found.credential {
+            Credential::Basic { password, .. } => Some(password),
+            _ => None,
+        });
+        let found = match self.ecr_token(registry, password).await {
+            Ok(found) => found.map(Arc::new),
+            // With a credential of a file at hand, that there is no AWS one says nothing.
+            Err(CredentialError::NoAws { .. }) if refused.is_some() => None,
+            Err(error) => return Err(error),
+        };
+        if found.is_some() {
+            known.insert(key, found.clone());
+        }
+        Ok(found)
+    }
+
+    async fn ecr_token(
+        &self,
+        registry: &str,
+        refused: Option<&Secret>,
+    ) -> Result<Option<Found>, CredentialError> {
+        let (Some(ecr), Some(host)) = (&self.ecr, EcrHost::parse(registry)) else {
+            return Ok(None);
+        };
+        // Boxed: every request's future would hold this one, which is large and rarely needed.
+        let token: Pin<Box<dyn Future<Output = _> + Send>> = Box::pin(ecr.token(&host, refused));
+        match (token.await?, &host) {
+            (Some(token), _) => Ok(Some(Found {
+                credential: Credential::Basic {
+                    username: token.username,
+                    password: token.password,
+                },
+                source: CredentialSource::Ecr { aws: token.source },
+                refresh_at: Some(token.refresh_at),
+            })),
+            // Everybody may pull there.
+            (None, EcrHost::Public) => Ok(None),
+            (None, EcrHost::Private { .. }) => Err(CredentialError::NoAws {
+                service: host.to_string(),
+            }),
+        }
     }
 
     /// The places in which credentials are looked for, for people.
@@ -185,6 +288,7 @@ impl CredentialStore {
             Place::Written(credential) => Ok(Some(Found {
                 credential,
                 source: source.clone(),
+                refresh_at: None,
             })),
             Place::Helper { name, server } => {
                 let answer = helper::get(&name, &server, self.path.as_deref()).await;
@@ -193,7 +297,11 @@ impl CredentialStore {
                     configured_in: Box::new(source.clone()),
                 };
                 match answer {
-                    Ok(credential) => Ok(credential.map(|credential| Found { credential, source })),
+                    Ok(credential) => Ok(credential.map(|credential| Found {
+                        credential,
+                        source,
+                        refresh_at: None,
+                    })),
                     Err(reason) => Err(CredentialError::Helper {
                         source_of: source,
                         server,

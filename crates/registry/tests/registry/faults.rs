@@ -96,7 +96,7 @@ async fn final_refusals_are_not_retried_and_are_shown_bounded() {
     })
     .await;
     let error = publisher()
-        .check_targets(&targets(&[registry.name()]))
+        .check_targets(&targets(&[registry.name()]), None)
         .await
         .unwrap_err();
     let text = chain(&error);
@@ -114,7 +114,7 @@ async fn a_missing_repository_is_found_before_the_gate() {
     // ECR's manner: no repository, no upload.
     let registry = Scripted::start(|_, _| Some(answer(404, UNKNOWN))).await;
     let error = publisher()
-        .check_targets(&targets(&[registry.name()]))
+        .check_targets(&targets(&[registry.name()]), None)
         .await
         .unwrap_err();
     assert!(
@@ -127,7 +127,7 @@ async fn a_missing_repository_is_found_before_the_gate() {
         Scripted::start(|request, _| (request.method == "PATCH").then(|| answer(404, UNKNOWN)))
             .await;
     publisher()
-        .check_targets(&targets(&[registry.name()]))
+        .check_targets(&targets(&[registry.name()]), None)
         .await
         .unwrap();
     assert_eq!(
@@ -183,7 +183,8 @@ async fn a_failure_between_tags_says_where_each_tag_is() {
     let error = push(&publisher(), &image, &names).await.unwrap_err();
     assert!(error.tags_moved());
     assert!(
-        chain(&error).contains("TAG_INVALID immutable"),
+        chain(&error).contains("is immutable and points to")
+            && chain(&error).contains("TAG_INVALID immutable"),
         "{}",
         chain(&error)
     );
@@ -197,6 +198,9 @@ async fn a_failure_between_tags_says_where_each_tag_is() {
     };
     let ours = TagPosition::At(image.digest().clone());
     let old = TagPosition::At(smokegate_image::Digest::sha256(b"old"));
+    // The registry answers 204 to DELETE and keeps the tag, as some do.
+    let problem = error.tags[0].problem.as_deref().unwrap_or_default();
+    assert!(problem.contains("still there"), "{problem}");
     assert_eq!(now("1.2.3"), (TagPosition::Absent, ours.clone()));
     assert_eq!(now("main"), (TagPosition::Absent, ours));
     assert_eq!(now("latest"), (old.clone(), old));
@@ -304,7 +308,7 @@ async fn silence_is_given_up_and_tried_again() {
     };
     let publisher = Publisher::new(options, &environment).unwrap();
     publisher
-        .check_targets(&targets(&[registry.name()]))
+        .check_targets(&targets(&[registry.name()]), None)
         .await
         .unwrap();
     assert_eq!(

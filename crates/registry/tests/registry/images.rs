@@ -7,7 +7,8 @@ use smokegate_image::{
     Blob, Content, Digest, Document, DocumentKind, Image, ImageConfig, ImageParts, PlatformImage,
 };
 use smokegate_registry::{
-    CredentialEnvironment, Publisher, PushError, PushReport, RegistryOptions, Target, Unobserved,
+    CredentialEnvironment, Publisher, PushError, PushOptions, PushReport, RegistryOptions, Target,
+    Unobserved,
 };
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -119,6 +120,25 @@ pub(crate) fn small() -> Image {
     index(vec![vec![layer(1, 1000), layer(2, 700_000)]])
 }
 
+/// The same with a root of so many bytes.
+pub(crate) fn padded(image: &Image, size: usize) -> Image {
+    let mut documents = image.documents().to_vec();
+    let root = documents.last_mut().unwrap();
+    let mut bytes = root.bytes.to_vec();
+    bytes.resize(size, b' ');
+    root.digest = Digest::sha256(&bytes);
+    root.bytes = bytes.into();
+    Image::new(ImageParts {
+        documents,
+        blobs: image.blobs().to_vec(),
+        platforms: vec![image.selected().clone()],
+        selected: 0,
+        names: Vec::new(),
+        synthesized: false,
+        notes: Vec::new(),
+    })
+}
+
 pub(crate) fn options() -> RegistryOptions {
     RegistryOptions {
         backoff: Duration::from_millis(1),
@@ -150,8 +170,17 @@ pub(crate) async fn push(
     image: &Image,
     names: &[String],
 ) -> Result<PushReport, PushError> {
+    push_with(publisher, image, names, &PushOptions::default()).await
+}
+
+pub(crate) async fn push_with(
+    publisher: &Publisher,
+    image: &Image,
+    names: &[String],
+    options: &PushOptions,
+) -> Result<PushReport, PushError> {
     publisher
-        .push(image, &targets(names), Arc::new(Unobserved))
+        .push(image, &targets(names), options, Arc::new(Unobserved))
         .await
 }
 

@@ -33,7 +33,7 @@ async fn a_layout_keeps_its_other_tags() {
     let publisher = publisher();
     let (first, second) = (small(), index(vec![vec![layer(1, 1000)]]));
     let one = [format!("{layout}:one"), format!("{layout}:two")];
-    publisher.check_targets(&targets(&one)).await.unwrap();
+    publisher.check_targets(&targets(&one), None).await.unwrap();
     assert!(
         fs::read_dir(directory.path()).unwrap().next().is_none(),
         "the check wrote something"
@@ -144,7 +144,7 @@ async fn other_directories_are_refused_before_anything_runs() {
         ),
     ] {
         let error = publisher()
-            .check_targets(&targets(&[name]))
+            .check_targets(&targets(&[name]), None)
             .await
             .unwrap_err();
         assert!(chain(&error).contains(part), "{}", chain(&error));

@@ -1,7 +1,7 @@
 //! Against Debian's docker-registry.
 
 use smokegate_image::Digest;
-use smokegate_registry::{ErrorKind, RemoteState, TagPosition, plan};
+use smokegate_registry::{ErrorKind, PushOptions, RemoteState, TagPosition, plan};
 
 use crate::docker_registry::{DockerRegistry, not_run};
 use crate::images::{
@@ -23,7 +23,10 @@ async fn pushes_the_very_bytes_and_nothing_twice() {
         format!("{at}/team/app:1.0.0"),
     ];
     let publisher = publisher();
-    let checks = publisher.check_targets(&targets(&names)).await.unwrap();
+    let checks = publisher
+        .check_targets(&targets(&names), None)
+        .await
+        .unwrap();
     assert!(checks.iter().all(|check| check.current.is_none()));
     assert_eq!(
         registry.stored(),
@@ -96,7 +99,10 @@ async fn a_tag_moves_and_its_old_digest_is_reported() {
     let report = push(&publisher, &new, &names).await.unwrap();
     assert_eq!(report.targets[0].previous.as_ref(), Some(old.digest()));
     assert!(report.targets[0].moved);
-    let checks = publisher.check_targets(&targets(&names)).await.unwrap();
+    let checks = publisher
+        .check_targets(&targets(&names), None)
+        .await
+        .unwrap();
     assert_eq!(checks[0].current.as_ref(), Some(new.digest()));
 }
 
@@ -156,7 +162,7 @@ async fn basic_authentication() {
     let names = [format!("{at}/app:1")];
     let image = small();
     let anonymous = publisher()
-        .check_targets(&targets(&names))
+        .check_targets(&targets(&names), None)
         .await
         .unwrap_err();
     let text = chain(&anonymous);
@@ -176,7 +182,7 @@ async fn basic_authentication() {
     );
 
     let right = publisher_with(&config("s3cret-pw"));
-    right.check_targets(&targets(&names)).await.unwrap();
+    right.check_targets(&targets(&names), None).await.unwrap();
     let report = push(&right, &image, &names).await.unwrap();
     assert_eq!(report.destinations[0].uploaded.blobs, 3);
     assert!(!format!("{right:?}").contains("s3cret-pw"));
@@ -222,7 +228,10 @@ async fn a_plan_made_for_an_empty_registry_is_harmless_on_a_full_one() {
     push(&publisher, &image, &names).await.unwrap();
     let stale = plan(&image, &targets(&names), &RemoteState::default());
     let unobserved = std::sync::Arc::new(smokegate_registry::Unobserved);
-    let report = publisher.execute(&image, &stale, unobserved).await.unwrap();
+    let report = publisher
+        .execute(&image, &stale, &PushOptions::default(), unobserved)
+        .await
+        .unwrap();
     assert_eq!(&report.digest, image.digest());
     assert_eq!(registry.get("app/manifests/1").await.status().as_u16(), 200);
 }

@@ -118,7 +118,7 @@ async fn tokens_that_are_over_on_arrival_do_not_loop() {
     };
     let registry = Scripted::start(move |request, _| tokens.guard(request, |_| true)).await;
     publisher()
-        .check_targets(&targets(&[registry.name()]))
+        .check_targets(&targets(&[registry.name()]), None)
         .await
         .unwrap();
 }
@@ -141,7 +141,7 @@ async fn an_identity_token_is_posted() {
         registry.address
     );
     publisher_with(&auth)
-        .check_targets(&targets(&[registry.name()]))
+        .check_targets(&targets(&[registry.name()]), None)
         .await
         .unwrap();
 }
@@ -156,7 +156,7 @@ async fn refusals_say_where_the_credential_is_from_and_not_what_it_is() {
     );
     let publisher = publisher_with(&auth);
     let error = publisher
-        .check_targets(&targets(&[registry.name()]))
+        .check_targets(&targets(&[registry.name()]), None)
         .await
         .unwrap_err();
     let text = format!("{} {error:?} {publisher:?}", chain(&error));
@@ -181,7 +181,7 @@ async fn a_credential_is_not_sent_in_the_clear() {
         registry.address
     );
     let error = publisher_with(&auth)
-        .check_targets(&targets(&[registry.name()]))
+        .check_targets(&targets(&[registry.name()]), None)
         .await
         .unwrap_err();
     assert!(chain(&error).contains("plain HTTP"), "{}", chain(&error));
