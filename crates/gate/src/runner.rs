@@ -10,6 +10,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::watch;
 
 use crate::event::Event;
+use crate::mask::Mask;
 use crate::plan::GatePlan;
 use crate::variant::Variant;
 use crate::verdict::Verdict;
@@ -101,6 +102,7 @@ pub async fn run(
                 .collect()
         })
         .collect();
+    let mask = Mask::of(plan);
     let failed = watch::channel(None::<String>).0;
     let running = plan.variants.iter().map(|variant| async {
         let at = places.partition_point(|place| *place < variant.platform);
@@ -109,6 +111,7 @@ pub async fn run(
             environment,
             platform: &apps[at].platform,
             layers: &roots[at],
+            mask: &mask,
             events,
         };
         let mut stop = failed.subscribe();

@@ -64,16 +64,15 @@ fn resolved_for(
     };
     let file = GateFile::parse(&source, &options).unwrap();
     let db = config(&["/db-entrypoint"], &["db"]);
-    let app = config(&["/app"], &["serve"]);
     let services: Vec<&ImageConfig> = service_images(&file).iter().map(|_| &db).collect();
     resolve(&ResolveInput {
         file: &file,
         source: &source,
         request,
         platforms: &[
-            ("linux/amd64", &app),
-            ("linux/arm64", &app),
-            ("linux/arm/v7", &app),
+            ("linux/amd64", app),
+            ("linux/arm64", app),
+            ("linux/arm/v7", app),
         ],
         selected: Some(0),
         platform_is_asked: false,

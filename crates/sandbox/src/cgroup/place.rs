@@ -98,7 +98,12 @@ impl Places {
                 let (root, point) = mount_of(mount, is_v2, &controllers)?;
                 // A path outside the cgroup namespace begins with `/..`, and can be no place below the mount.
                 let below = Path::new(path).strip_prefix(root).ok()?;
-                Some((point.join(below), point))
+                // No slash at its end where nothing is below.
+                let own = point
+                    .components()
+                    .chain(below.components())
+                    .collect::<PathBuf>();
+                Some((own, point))
             });
             match found {
                 Some((own, mount)) if is_v2 => places.v2 = Some(Unified { mount, own }),
@@ -197,8 +202,9 @@ impl Unified {
             .take_while(|dir| dir.starts_with(&self.mount))
         {
             let is_root = !dir.join("cgroup.type").exists();
-            if is_root && has(dir, "cgroup.controllers", needed) {
-                // Only the root may have processes and give controllers. That it has them already is no error.
+            let gives = has(dir, "cgroup.subtree_control", needed);
+            if is_root && !gives && has(dir, "cgroup.controllers", needed) {
+                // Only the root may have processes and give controllers.
                 let _ = enable(dir, needed);
             }
             if !has(dir, "cgroup.subtree_control", needed) {
