@@ -1,5 +1,10 @@
 //! What the gate file runs: services beside the app, variants beside each other.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use rustix::process::Signal;
 use smokegate_test_support::{Finished, ImageFixture, RunAs, Smokegate};
 
 /// A service on port 9090, a migration that needs it, and two variants.
@@ -33,6 +38,9 @@ variants:
 publish:
   tags: ["oci:published:${TAG}"]
 "#;
+
+/// Longer than any of these runs takes.
+const LIMIT: Duration = Duration::from_secs(60);
 
 struct Bench {
     context: Smokegate,
@@ -276,4 +284,51 @@ fn rootless_min_isolation_is_kept() {
         "{}",
         finished.stderr
     );
+}
+
+fn ports_of_services(run_as: RunAs) {
+    let file = GATE_FILE.replace(
+        "    probes:\n      - {http: {port: 9090",
+        "    ports: [\"0:9090\"]\n    probes:\n      - {http: {port: 9090",
+    );
+    // The app waits until somebody outside has been let in.
+    let file = file.replace(
+        "depends_on: [backend]\n  probes:\n    - {http: {path: /healthz}",
+        "depends_on: [backend]\n  command: [--released-by, /never]\n  probes:\n    - {http: {path: /healthz}",
+    );
+    let file = file.replace("100ms, within: 5s}", "100ms, within: 60s}");
+    assert!(file.contains("0:9090") && file.contains("/never") && file.contains("60s"));
+    let Some(bench) = Bench::new(run_as, &file) else {
+        return;
+    };
+    let mut running = bench.context.start(["gate", &bench.image]);
+    running.wait_for_stderr("variant full: asking", LIMIT);
+    running.wait_for_stderr("variant bare: asking", LIMIT);
+    let stderr = running.stderr_so_far();
+    let mut found = 0;
+    for line in stderr.lines() {
+        let Some(line) = line.strip_suffix(" is port 9090 of service backend") else {
+            continue;
+        };
+        let address = line.rsplit(' ').next().unwrap();
+        let mut stream = TcpStream::connect(address).unwrap();
+        write!(stream, "GET /ready HTTP/1.1\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{line}: {answer}");
+        found += 1;
+    }
+    assert_eq!(found, 2, "one for each variant: {stderr}");
+    running.signal(Signal::INT);
+    running.wait(LIMIT).assert_code(130);
+}
+
+#[test]
+fn root_ports_of_services_are_mapped_for_each_variant() {
+    ports_of_services(RunAs::Root);
+}
+
+#[test]
+fn rootless_ports_of_services_are_mapped_for_each_variant() {
+    ports_of_services(RunAs::OrdinaryUser);
 }

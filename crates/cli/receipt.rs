@@ -163,6 +163,8 @@ pub(crate) struct ServiceRecord {
     pub(crate) name: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) exit: Option<ExitRecord>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) ports: Vec<PortRecord>,
     pub(crate) log_lines: u64,
 }
 
@@ -402,18 +404,12 @@ fn variant_record(variant: &VariantVerdict) -> VariantRecord {
             .map(|service| ServiceRecord {
                 name: service.name.clone(),
                 exit: service.exit.map(exit_record),
+                ports: port_records(&service.ports),
                 log_lines: service.log.total,
             })
             .collect(),
         exit: variant.exit.map(exit_record),
-        ports: variant
-            .ports
-            .iter()
-            .map(|port| PortRecord {
-                host: port.host.to_string(),
-                container: port.container,
-            })
-            .collect(),
+        ports: port_records(&variant.ports),
         storage: variant.storage.as_ref().map(|storage| match storage {
             Storage::Overlay => StorageWord::Overlay,
             Storage::Copy { .. } => StorageWord::Copy,
@@ -447,6 +443,14 @@ fn probe_record(probe: &ProbeVerdict) -> ProbeRecord {
 /// Words of an image, a gate file or a host, as a report may hold them.
 fn hidden(text: &str) -> String {
     crate::printer::without_secrets(text).into_owned()
+}
+
+fn port_records(ports: &[smokegate_gate::PublishedPort]) -> Vec<PortRecord> {
+    let record = |port: &smokegate_gate::PublishedPort| PortRecord {
+        host: port.host.to_string(),
+        container: port.container,
+    };
+    ports.iter().map(record).collect()
 }
 
 fn exit_record(status: ProcessStatus) -> ExitRecord {

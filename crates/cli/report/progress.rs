@@ -56,6 +56,18 @@ pub(crate) fn show(printer: Printer, event: &Event) {
         } => printer.step(format!(
             "variant {variant}: the layers of `{container}` were copied: {why}"
         )),
+        Event::ServicePorts {
+            variant,
+            service,
+            ports,
+        } => {
+            for port in ports {
+                printer.step(format!(
+                    "variant {variant}: {} is port {} of service {service}",
+                    port.host, port.container
+                ));
+            }
+        }
         Event::Service {
             variant,
             service,

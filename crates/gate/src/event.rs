@@ -38,6 +38,15 @@ pub enum Event {
         /// What stood in overlayfs's way.
         why: String,
     },
+    /// Ports of a service listen on the host; who connects before it runs is reset.
+    ServicePorts {
+        /// The variant.
+        variant: String,
+        /// The service.
+        service: String,
+        /// Its ports, at least one.
+        ports: Vec<PublishedPort>,
+    },
     /// A service is ready, or will not be.
     Service {
         /// The variant.

@@ -78,6 +78,8 @@ pub struct ServicePlan {
     pub one_shot: bool,
     /// Commands exec'd in it, in order, once its probes passed.
     pub post_ready: Vec<Vec<String>>,
+    /// Its ports on the host.
+    pub ports: Vec<PortMap>,
     /// Time from its start until it must be ready, or have ended.
     pub within: Duration,
 }

@@ -1,10 +1,9 @@
 //! The gate file, the flags and the configs of all images, resolved into a plan. Does no I/O.
 //!
-//! What the file may say and this version cannot run yet is an error with its place: a run that left it out
-//! silently would be a false pass.
+//! Whatever the file says ends up in the plan or is an error with its place: a run that left it out silently would
+//! be a false pass.
 
 mod host_config;
-mod not_yet;
 mod platforms;
 mod storage;
 
@@ -124,7 +123,6 @@ pub fn resolve(input: &ResolveInput<'_>) -> Result<GatePlan, ResolveError> {
         diagnostics: Vec::new(),
     };
     let file = input.file;
-    resolver.refuse_what_is_not_run_yet();
     let named: Vec<(&str, Option<&Variant>)> = if file.variants.is_empty() {
         vec![("default", None)]
     } else {
@@ -203,7 +201,7 @@ impl Resolver<'_> {
         let file = self.input.file;
         let mut services = Vec::new();
         for (name, service) in file.services_of(variant) {
-            services.push(self.service(name, service, variant)?);
+            services.push(self.service(name, service, variant, is_first)?);
         }
         let (app, ports) = self.app(variant, is_first)?;
         let expect = self.expect(variant, &app);
@@ -226,6 +224,7 @@ impl Resolver<'_> {
         name: &Spanned<String>,
         service: &Service,
         variant: Option<&Variant>,
+        is_first: bool,
     ) -> Result<ServicePlan, ResolveError> {
         let place = self
             .images
@@ -286,6 +285,7 @@ impl Resolver<'_> {
                 .collect(),
             one_shot: service.is_one_shot(),
             post_ready,
+            ports: host_ports(own.ports.iter().flatten().map(|port| port.value), is_first),
             within: longest.unwrap_or(SERVICE_WITHIN) + afterwards,
         })
     }
@@ -335,8 +335,7 @@ impl Resolver<'_> {
         Ok((plan, ports))
     }
 
-    /// Ports of the app: the flags', else the variant's, else the app's, else the default one. The numbers are for
-    /// the first variant; the others, which may run beside it, get free ones.
+    /// Ports of the app: the flags', else the variant's, else the app's, else the default one.
     fn ports(
         &self,
         variant: Option<&Variant>,
@@ -346,7 +345,7 @@ impl Resolver<'_> {
         let written = variant
             .and_then(|variant| variant.container.ports.as_ref())
             .or(self.input.file.app.ports.as_ref());
-        let mut ports = match written {
+        let ports = match written {
             _ if !request.publish.is_empty() => published(request)?.unwrap_or_default(),
             Some(ports) => ports.iter().map(|port| port.value).collect(),
             None => match exposed_port(self.app) {
@@ -356,10 +355,7 @@ impl Resolver<'_> {
                 Err(error) => return Err(error.into()),
             },
         };
-        if !is_first {
-            ports.iter_mut().for_each(|map| map.host = HostPort::Any);
-        }
-        Ok(ports)
+        Ok(host_ports(ports.into_iter(), is_first))
     }
 
     /// Lays what a part of the file says over a container; what it does not say stays.
@@ -564,6 +560,17 @@ fn laid_over(defaults: Timing, spec: &ProbeSpec) -> Timing {
         }),
         successes: spec.successes.as_ref().map_or(1, |count| count.0),
     }
+}
+
+/// The numbers that were written are the first variant's; the others, which may run beside it, get free ones.
+fn host_ports(ports: impl Iterator<Item = PortMap>, is_first: bool) -> Vec<PortMap> {
+    let host = |map: PortMap| if is_first { map.host } else { HostPort::Any };
+    ports
+        .map(|map| PortMap {
+            host: host(map),
+            ..map
+        })
+        .collect()
 }
 
 /// The image's own health check, where it has one and it is not switched off.

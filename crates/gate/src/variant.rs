@@ -51,6 +51,32 @@ struct ServiceRun<'a> {
     problem: Option<ServiceProblem>,
 }
 
+/// Host ports of a pod, bound.
+struct PodPorts {
+    app: BoundPorts,
+    /// In the order of the plan's services.
+    services: Vec<BoundPorts>,
+}
+
+impl PodPorts {
+    async fn bind(plan: &VariantPlan) -> Result<Self, Inconclusive> {
+        let bind = async |maps| {
+            BoundPorts::bind(maps)
+                .await
+                .map_err(|error| Inconclusive::Port {
+                    address: error.address,
+                    error: error.source.to_string(),
+                })
+        };
+        let app = bind(&plan.ports).await?;
+        let mut services = Vec::new();
+        for service in &plan.services {
+            services.push(bind(&service.ports).await?);
+        }
+        Ok(Self { app, services })
+    }
+}
+
 impl<'a> Variant<'a> {
     /// The verdict of a variant that was not run to its end, because `by` did not pass.
     pub(crate) fn stopped(&self, by: String) -> VariantVerdict {
@@ -95,15 +121,9 @@ impl<'a> Variant<'a> {
     async fn launch(
         &self,
         verdict: &mut VariantVerdict,
-    ) -> Result<(Arc<Sandbox>, RunningNetwork, BoundPorts), Inconclusive> {
-        let ports = BoundPorts::bind(&self.plan.ports).await.map_err(|error| {
-            let text = error.source.to_string();
-            Inconclusive::Port {
-                address: error.address,
-                error: text,
-            }
-        })?;
-        verdict.ports = ports.published();
+    ) -> Result<(Arc<Sandbox>, RunningNetwork, PodPorts), Inconclusive> {
+        let ports = PodPorts::bind(self.plan).await?;
+        verdict.ports = ports.app.published();
         let run_dir = self.environment.run_dir.join(&self.plan.name);
         std::fs::create_dir_all(&run_dir)
             .map_err(|error| Inconclusive::Host(HostError::store("mkdir(run directory)", error)))?;
@@ -135,10 +155,24 @@ impl<'a> Variant<'a> {
         &self,
         sandbox: Arc<Sandbox>,
         network: RunningNetwork,
-        ports: BoundPorts,
+        ports: PodPorts,
         verdict: &mut VariantVerdict,
     ) -> Vec<String> {
         let level = self.environment.id_map.isolation();
+        let mut of_services = Vec::new();
+        let mut forwarding_services = Vec::new();
+        for (service, bound) in self.plan.services.iter().zip(ports.services) {
+            let published = bound.published();
+            if !published.is_empty() {
+                let _ = self.events.send(Event::ServicePorts {
+                    variant: self.plan.name.clone(),
+                    service: service.container.name.clone(),
+                    ports: published.clone(),
+                });
+            }
+            of_services.push(published);
+            forwarding_services.push(bound.forward(&sandbox, &service.container.name));
+        }
         let services = self.start_services(&sandbox).await;
         let mut not_given = Vec::new();
         let mut app_log = None;
@@ -182,7 +216,7 @@ impl<'a> Variant<'a> {
                         verdict.timings.start = Some(starting.elapsed());
                         not_given.extend(app.process.started.not_given.iter().cloned());
                         verdict.storage = Some(app.process.started.storage.clone());
-                        let mut forwarding = ports.forward(&sandbox, &self.plan.app.name);
+                        let mut forwarding = ports.app.forward(&sandbox, &self.plan.app.name);
                         let _ = self.events.send(Event::Started {
                             variant: self.plan.name.clone(),
                             args: self.plan.app.args.clone(),
@@ -219,6 +253,9 @@ impl<'a> Variant<'a> {
                     .and_then(|run| run.process.exit_status())
             })
             .collect();
+        for mut forwarding in forwarding_services {
+            forwarding.shutdown().await;
+        }
         network.shutdown().await;
         // Ends every process, so that the pipes of the logs end too. Waiting for the helper blocks for a moment;
         // other variants must not wait with it.
@@ -235,7 +272,7 @@ impl<'a> Variant<'a> {
             let refused = Inconclusive::after_refusal(level, None, &refusal, &verdict.cause());
             verdict.decision = Decision::Inconclusive(refused);
         }
-        for (service, exit) in services.into_iter().zip(ended) {
+        for ((service, exit), ports) in services.into_iter().zip(ended).zip(of_services) {
             let log = match service.run {
                 Some(run) => {
                     let started = &run.process.started;
@@ -251,6 +288,7 @@ impl<'a> Variant<'a> {
             verdict.services.push(ServiceVerdict {
                 name,
                 exit,
+                ports,
                 one_shot: service.plan.one_shot,
                 log,
             });

@@ -127,6 +127,8 @@ pub struct ServiceVerdict {
     pub one_shot: bool,
     /// Its status, if it ended before the pod did.
     pub exit: Option<ExitStatus>,
+    /// Its ports on the host.
+    pub ports: Vec<PublishedPort>,
     /// Its last lines.
     pub log: LogTail,
 }
@@ -144,7 +146,7 @@ pub struct Timings {
     pub total: Duration,
 }
 
-/// A port of the app on the host.
+/// A port of a container on the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PublishedPort {
     /// Where it listens.

@@ -137,6 +137,21 @@ fn services_come_in_order_with_their_images_and_the_apps_environment_where_it_is
 
 #[test]
 fn host_ports_are_the_first_variants() {
+    let file = FILE.replace(
+        "image: oci:db\n",
+        "image: oci:db\n    ports: [\"15432:5432\"]\n",
+    );
+    let file = file.replace("    services: []\n", "");
+    let plan = resolved(&file, &GateRequest::default(), &[]).unwrap();
+    let of_db = |variant: &VariantPlan| {
+        let [map] = &variant.services[0].ports[..] else {
+            panic!("{variant:?}")
+        };
+        (map.host, map.container)
+    };
+    assert_eq!(of_db(&plan.variants[0]), (HostPort::Exactly(15432), 5432));
+    assert_eq!(of_db(&plan.variants[1]), (HostPort::Any, 5432));
+
     let plan = resolved(FILE, &GateRequest::default(), &[]).unwrap();
     let hosts = |variant: &VariantPlan| variant.ports.iter().map(|p| p.host).collect::<Vec<_>>();
     assert_eq!(
