@@ -399,3 +399,65 @@ at_every_level!(stop_signal:
     root_subuid_stop_signal_reaches_who_waits_for_it,
     rootless_stop_signal_reaches_who_waits_for_it
 );
+
+/// Users, groups and places as the image's own files have them, in both processes.
+fn identity(level: Level) {
+    let Some(pod) = Pod::new(level) else { return };
+    for (user, uid, gid, groups, home) in [
+        ("app", "1000", "1000", &["2000", "3000"][..], "/home/app"),
+        ("1000", "1000", "1000", &["2000", "3000"], "/home/app"),
+        ("app:web", "1000", "2000", &[], "/home/app"),
+        ("4242:4343", "4242", "4343", &[], "/"),
+    ] {
+        let words =
+            "id then env then cwd then stat /made/by/workdir then try write /dev/stderr by-name";
+        let seen = pod.ask(&format!("  user: \"{user}\""), words);
+        for (process, lines) in seen.each() {
+            let found = fields(lines);
+            assert_eq!(found["Uid"], [uid; 4], "{user}, {process}");
+            assert_eq!(found["Gid"], [gid; 4], "{user}, {process}");
+            let mut own: BTreeSet<_> = found["Groups"].iter().copied().collect();
+            own.remove(gid);
+            let expected: BTreeSet<_> = match level {
+                Level::Single => BTreeSet::new(), // there is one group; the receipt says so
+                _ => groups.iter().copied().collect(),
+            };
+            assert_eq!(own, expected, "{user}, {process}");
+            for line in [
+                format!("HOME={home}"),
+                "HOSTNAME=app".into(),
+                "/made/by/workdir".into(),
+            ] {
+                assert!(
+                    lines.contains(&line),
+                    "{user}, {process}: {line}: {lines:?}"
+                );
+            }
+            // Docker sets it with a terminal only.
+            assert!(
+                !lines.iter().any(|line| line.starts_with("TERM=")),
+                "{lines:?}"
+            );
+            // Made for root whoever runs; a single id shows every file as its own.
+            let owner = match level {
+                Level::Single => format!("uid={uid} gid={gid}"),
+                _ => "uid=0 gid=0".to_owned(),
+            };
+            let workdir = format!("directory mode=0755 {owner} ");
+            assert!(
+                lines.iter().any(|line| line.starts_with(&workdir)),
+                "{user}, {process}: {workdir}: {lines:?}"
+            );
+            assert!(
+                lines.contains(&"succeeded".to_owned()),
+                "{user}, {process}: {lines:?}"
+            );
+        }
+    }
+}
+
+at_every_level!(identity:
+    root_identity_and_places_are_the_images_in_both_processes,
+    root_subuid_identity_and_places_are_the_images_in_both_processes,
+    rootless_identity_and_places_are_the_images_in_both_processes
+);

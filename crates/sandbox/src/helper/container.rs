@@ -51,6 +51,7 @@ pub(super) struct Container {
     _cgroups: Vec<OwnedFd>,
     dir: PathBuf,
     working_dir: String,
+    isolation: Isolation,
 }
 
 /// Descriptors that become a process's standard output and error.
@@ -99,16 +100,7 @@ impl Container {
             remove_dangling_link(&root_fd, Path::new(destination))
                 .map_err(|errno| runtime_error(&format!("unlinkat({destination})"), errno))?;
         }
-        for stream in [&stdio.stdout, &stdio.stderr] {
-            // So that the program may open /dev/stdout again under its own user. In a single-id map only
-            // id 0 exists here, and the nested map makes that the container's user.
-            if isolation.has_all_ids() {
-                let (uid, gid) = (identity.uid, identity.gid);
-                let owner = rustix::fs::Uid::from_raw(uid);
-                rustix::fs::fchown(stream, Some(owner), Some(rustix::fs::Gid::from_raw(gid)))
-                    .map_err(|errno| id_error("fchown(stdout)", errno.raw_os_error()))?;
-            }
-        }
+        give_away(&stdio, &identity, isolation)?;
 
         let (id_map, set_groups, mut not_given) = match isolation {
             Isolation::Root | Isolation::Subuid => (IdMap::AsInPod, true, Vec::new()),
@@ -203,6 +195,7 @@ impl Container {
             _cgroups: cgroups,
             dir,
             working_dir: spec.working_dir,
+            isolation,
         })
     }
 
@@ -213,6 +206,7 @@ impl Container {
         stdio: Stdio,
         log: &RuntimeLog,
     ) -> Result<(Pid, OwnedFd, Option<IdWatch>), StartError> {
+        give_away(&stdio, &self.workload.identity, self.isolation)?;
         let (report_read, report_write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)
             .map_err(|errno| runtime_error("pipe2", errno))?;
         let user_namespace;
@@ -279,6 +273,20 @@ fn prepare_watch(
         IdMap::AsInPod => return Ok((None, None)),
     };
     Ok(Preparation::new(mapped).map_err(failed)?.unzip())
+}
+
+/// So that the program may open /dev/stdout again under its own user. In a single-id map only id 0 exists here, and the
+/// nested map makes that the container's user.
+fn give_away(stdio: &Stdio, identity: &Identity, isolation: Isolation) -> Result<(), StartError> {
+    if isolation.has_all_ids() {
+        let owner = Some(rustix::fs::Uid::from_raw(identity.uid));
+        let group = Some(rustix::fs::Gid::from_raw(identity.gid));
+        for stream in [&stdio.stdout, &stdio.stderr] {
+            rustix::fs::fchown(stream, owner, group)
+                .map_err(|errno| id_error("fchown(stdout)", errno.raw_os_error()))?;
+        }
+    }
+    Ok(())
 }
 
 fn runtime_error(call: &str, error: impl Into<std::io::Error>) -> StartError {
