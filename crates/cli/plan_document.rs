@@ -94,6 +94,7 @@ fn service(plan: &ServicePlan, prepared: &Prepared) -> Value {
         depends_on,
         one_shot,
         post_ready,
+        ports,
         within,
     } = plan;
     let post_ready: Vec<Vec<String>> = post_ready.iter().map(|args| masked(args)).collect();
@@ -102,6 +103,7 @@ fn service(plan: &ServicePlan, prepared: &Prepared) -> Value {
         "depends_on": depends_on,
         "one_shot": one_shot,
         "post_ready": post_ready,
+        "ports": ports.iter().map(port).collect::<Vec<_>>(),
         "within": time(*within),
     })
 }
