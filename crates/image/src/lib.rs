@@ -25,6 +25,7 @@ mod open;
 mod platform;
 mod source;
 mod store;
+mod users;
 mod verify;
 mod verify_layers;
 
@@ -39,4 +40,5 @@ pub use limits::Limits;
 pub use open::OpenOptions;
 pub use platform::{ParsePlatformError, Platform};
 pub use source::{ImageSource, ParseSourceError};
+pub use users::{Identity, UserError, resolve_user};
 pub use verify::VerifiedReader;

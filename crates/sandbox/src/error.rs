@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 
 use serde::{Deserialize, Serialize};
+use smokegate_image::UserError;
 
 /// A step of making a sandbox that the host can refuse.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -231,4 +232,18 @@ pub enum SandboxError {
     /// The container is not, or no longer, there.
     #[error("container `{0}` is not running")]
     NoSuchContainer(String),
+}
+
+impl StartError {
+    /// A `USER` without an identity.
+    pub(crate) fn no_identity(error: UserError) -> Self {
+        match error {
+            UserError::Unknown { kind, name, file } => Self::NoSuchUser {
+                kind: kind.to_owned(),
+                name,
+                file: file.to_owned(),
+            },
+            too_large @ UserError::TooLarge { .. } => Self::Image(too_large.to_string()),
+        }
+    }
 }

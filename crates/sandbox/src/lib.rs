@@ -23,7 +23,6 @@ mod sealed;
 mod seccomp;
 mod secret;
 mod store;
-mod users;
 mod wire;
 
 pub use capabilities::Capability;

@@ -13,6 +13,7 @@ use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use smokegate_image::{Identity, resolve_user};
 
 use super::executor::{ExecFailure, Failure, IdMap, Workload};
 use super::id_watch::{IdWatch, Installation, Preparation, ids_of_pod};
@@ -27,7 +28,6 @@ use crate::isolation::Isolation;
 use crate::pod::{ContainerSpec, MountSource, MountSpec, PodSpec, Storage};
 use crate::runtime_spec::{self, DEFAULT_SHM_SIZE, SpecInput, SpecMount, runtime_spec};
 use crate::seccomp::Filter;
-use crate::users::{self, Identity};
 
 /// libcontainer's state directory.
 const STATE: &str = "/run";
@@ -516,7 +516,7 @@ fn identity_of(user: &str, root: &OwnedFd) -> Result<Identity, StartError> {
         }
         text
     };
-    users::resolve(user, &read("etc/passwd"), &read("etc/group"))
+    resolve_user(user, &read("etc/passwd"), &read("etc/group")).map_err(StartError::no_identity)
 }
 
 /// The id map of a single-id pod for one container, and what it takes from the container.

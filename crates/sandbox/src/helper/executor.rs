@@ -22,6 +22,7 @@ use rustix::io::Errno;
 use rustix::process::{DumpableBehavior, setrlimit};
 use rustix::thread::{CapabilitySet, CapabilitySets, Gid, LinkNameSpaceType, Uid, UnshareFlags};
 use serde::{Deserialize, Serialize};
+use smokegate_image::Identity;
 
 use super::id_watch::Installation;
 use super::init;
@@ -29,7 +30,6 @@ use super::user_ns::{map_single_id, unshare};
 use crate::capabilities;
 use crate::host_config::Ulimit;
 use crate::seccomp::Filter;
-use crate::users::Identity;
 
 /// Where the process's ids come from.
 #[derive(Clone, Copy, Debug)]

@@ -1,25 +1,53 @@
 //! `USER` as Docker resolves it: names and numbers, by the image's own /etc/passwd and /etc/group.
 
-use crate::error::StartError;
-
 /// The largest id that Docker's runtime accepts; 4294967295 means "no change" to setresuid(2).
 const MAX_ID: u32 = i32::MAX.cast_unsigned();
 
 /// The identity a process gets.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Identity {
-    pub(crate) uid: u32,
-    pub(crate) gid: u32,
+pub struct Identity {
+    /// User id.
+    pub uid: u32,
+    /// Group id.
+    pub gid: u32,
     /// Supplementary groups of the image's /etc/group; none when the group was named.
-    pub(crate) groups: Vec<u32>,
+    pub groups: Vec<u32>,
     /// Home directory: what /etc/passwd says, else `/`.
-    pub(crate) home: String,
+    pub home: String,
+}
+
+/// Why a `USER` has no identity.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum UserError {
+    /// The image names a user or group that its files do not have.
+    #[error("the image has no {kind} `{name}` in its {file}")]
+    Unknown {
+        /// `user` or `group`.
+        kind: &'static str,
+        /// The name.
+        name: String,
+        /// `/etc/passwd` or `/etc/group`.
+        file: &'static str,
+    },
+    /// No process can have this id.
+    #[error("USER `{user}`: the {kind} id {id} is larger than {MAX_ID}")]
+    TooLarge {
+        /// As the image says it.
+        user: String,
+        /// `user` or `group`.
+        kind: &'static str,
+        /// The id, of any length.
+        id: String,
+    },
 }
 
 /// Resolves `user`, `uid`, `user:group`, `uid:gid` and the mixed forms (Dockerfile reference, USER).
 ///
-/// A number that no file knows is taken as it is, with group 0; a name that no file knows is an error.
-pub(crate) fn resolve(user: &str, passwd: &str, group: &str) -> Result<Identity, StartError> {
+/// A number that no file knows is taken as it is, with group 0.
+///
+/// # Errors
+/// A name that no file knows, or an id that no process can have.
+pub fn resolve_user(user: &str, passwd: &str, group: &str) -> Result<Identity, UserError> {
     let (user_part, group_part) = match user.split_once(':') {
         Some((user, group)) => (user, Some(group)),
         None => (user, None),
@@ -71,19 +99,24 @@ fn field<'a>(entry: &[&'a str], at: usize) -> &'a str {
     entry.get(at).copied().unwrap_or_default().trim()
 }
 
-fn number(user: &str, kind: &str, text: &str, file: &str) -> Result<u32, StartError> {
+fn number(
+    user: &str,
+    kind: &'static str,
+    text: &str,
+    file: &'static str,
+) -> Result<u32, UserError> {
     if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Err(StartError::NoSuchUser {
-            kind: kind.to_owned(),
+        return Err(UserError::Unknown {
+            kind,
             name: text.to_owned(),
-            file: file.to_owned(),
+            file,
         });
     }
     let id = text.parse().ok().filter(|id| *id <= MAX_ID);
-    id.ok_or_else(|| {
-        StartError::Image(format!(
-            "USER `{user}`: the {kind} id {text} is larger than {MAX_ID}"
-        ))
+    id.ok_or_else(|| UserError::TooLarge {
+        user: user.to_owned(),
+        kind,
+        id: text.to_owned(),
     })
 }
 
@@ -129,15 +162,22 @@ mod tests {
             ("4242:web", identity(4242, 33, &[], "/")),
             (":web", identity(0, 33, &[], "/root")),
         ] {
-            assert_eq!(resolve(user, PASSWD, GROUP).unwrap(), expected, "{user}");
+            assert_eq!(
+                resolve_user(user, PASSWD, GROUP).unwrap(),
+                expected,
+                "{user}"
+            );
         }
-        assert_eq!(resolve("7:8", "", "").unwrap(), identity(7, 8, &[], "/"));
+        assert_eq!(
+            resolve_user("7:8", "", "").unwrap(),
+            identity(7, 8, &[], "/")
+        );
     }
 
     #[test]
     fn unknown_names_are_errors_that_name_them() {
         for (user, what) in [("nobody", "user `nobody`"), ("app:wheel", "group `wheel`")] {
-            let error = resolve(user, PASSWD, GROUP).unwrap_err().to_string();
+            let error = resolve_user(user, PASSWD, GROUP).unwrap_err().to_string();
             assert!(error.contains(what), "{error}");
         }
     }
@@ -153,14 +193,14 @@ mod tests {
             ("big", "user id 4294967295"),
             ("big-group", "group id 2147483648"),
         ] {
-            let error = resolve(user, passwd, "").unwrap_err();
-            assert!(matches!(error, StartError::Image(_)), "{error:?}");
+            let error = resolve_user(user, passwd, "").unwrap_err();
+            assert!(matches!(error, UserError::TooLarge { .. }), "{error:?}");
             let expected = format!("USER `{user}`: the {what} is larger than 2147483647");
             assert_eq!(error.to_string(), expected);
         }
         let groups = "all:x:4294967295:app\n";
-        let largest = resolve("2147483647", passwd, "").unwrap();
+        let largest = resolve_user("2147483647", passwd, "").unwrap();
         assert_eq!(largest.uid, 2_147_483_647);
-        assert_eq!(resolve("app", PASSWD, groups).unwrap().groups, [0; 0]);
+        assert_eq!(resolve_user("app", PASSWD, groups).unwrap().groups, [0; 0]);
     }
 }
