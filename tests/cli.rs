@@ -26,6 +26,7 @@ fn cli_help_and_version() {
         &["ship", "--help"],
         &["gate", "--help"],
         &["push", "--help"],
+        &["lint", "--help"],
         &["inspect", "--help"],
         &["cache", "--help"],
         &["cache", "list", "--help"],
@@ -41,7 +42,7 @@ fn cli_help_and_version() {
         assert_eq!(run.stderr, "", "{words:?}");
     }
     let all = context.run(["--help"]).stdout;
-    for command in ["ship", "gate", "push", "inspect", "cache"] {
+    for command in ["ship", "gate", "push", "lint", "inspect", "cache"] {
         assert!(all.contains(&format!("  {command}")), "{all}");
     }
     let run = context.run(["--version"]);

@@ -11,6 +11,7 @@ mod host;
 mod id_refusals;
 mod images;
 mod limits;
+mod lint;
 mod network;
 mod plan;
 mod platforms;

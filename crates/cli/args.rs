@@ -28,6 +28,8 @@ pub(crate) enum Command {
     Gate(GateArgs),
     /// Publish an image without running it
     Push(PushArgs),
+    /// Explain, without running anything, why the entrypoint could not start
+    Lint(LintArgs),
     /// Show an image's manifests, config, layers and platforms
     Inspect(InspectArgs),
     /// List or prune the layer store
@@ -60,6 +62,8 @@ pub(crate) enum Format {
     Human,
     /// JSON; for commands that run or publish, the receipt
     Json,
+    /// SARIF 2.1.0, of `lint` alone
+    Sarif,
 }
 
 #[derive(Debug, Args)]
@@ -219,6 +223,18 @@ pub(crate) struct PushArgs {
     /// Publish only if this receipt is a complete pass for exactly this digest
     #[arg(long, value_name = "FILE")]
     pub(crate) receipt: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LintArgs {
+    #[command(flatten)]
+    pub(crate) source: SourceArgs,
+    /// Take the variables that variants set from this gate file [default: ./smokegate.yaml, if it is there]
+    #[arg(short, long, value_name = "FILE", conflicts_with = "no_file")]
+    pub(crate) file: Option<PathBuf>,
+    /// Ignore ./smokegate.yaml
+    #[arg(long)]
+    pub(crate) no_file: bool,
 }
 
 #[derive(Debug, Args)]

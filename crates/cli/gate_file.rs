@@ -1,5 +1,6 @@
 //! The gate file on disk: found, read, its images opened, resolved into a plan together with the flags.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use smokegate_gate::gate_file::{
@@ -48,13 +49,14 @@ impl LoadedFile {
     ///
     /// `publishes` says whether `publish:` is wanted, whose variables else need not be set.
     pub(crate) fn find(
-        run: &RunArgs,
+        file: Option<&Path>,
+        no_file: bool,
         publishes: bool,
         printer: Printer,
     ) -> Result<Option<Self>, Failure> {
-        let path = match &run.file {
-            _ if run.no_file => return Ok(None),
-            Some(path) => path.clone(),
+        let path = match file {
+            _ if no_file => return Ok(None),
+            Some(path) => path.to_owned(),
             None if Path::new(DEFAULT_NAME).exists() => {
                 printer.step(format!(
                     "gate file: ./{DEFAULT_NAME} (--no-file ignores it)"
@@ -75,6 +77,25 @@ impl LoadedFile {
         let file = GateFile::parse(&source, &options).map_err(|e| Failure::from(&e))?;
         let dir = path.parent().unwrap_or(Path::new("")).to_owned();
         Ok(Some(Self { file, source, dir }))
+    }
+
+    /// Names of the environment variables that it sets in the image under test, in any variant.
+    pub(crate) fn variables(&self) -> Result<BTreeSet<String>, Failure> {
+        let variants = self.file.variants.iter();
+        let parts = variants.map(|(_, variant)| &variant.container);
+        let mut names = BTreeSet::new();
+        for part in parts.chain([&self.file.app]) {
+            let written = part.environment.iter().flat_map(|all| &all.0);
+            let set = written.filter(|variable| variable.value.is_some());
+            names.extend(set.map(|variable| variable.name.value.clone()));
+            for file in part.env_file.iter().flat_map(|files| &files.0) {
+                let lines = settings::env_file(&self.dir.join(&file.value));
+                let lines = lines.map_err(Failure::usage)?;
+                let pairs = lines.iter().filter_map(|line| line.split_once('='));
+                names.extend(pairs.map(|(name, _)| name.to_owned()));
+            }
+        }
+        Ok(names)
     }
 
     /// The tags to publish to, as written.

@@ -9,12 +9,13 @@ use serde_json::Value;
 use crate::workspace::{metadata, root};
 
 /// Which members a member may depend on. `smokegate-gate` and `smokegate-registry` never see each other.
-const ALLOWED: [(&str, &[&str]); 8] = [
+const ALLOWED: [(&str, &[&str]); 9] = [
     (
         "smokegate",
         &[
             "smokegate-gate",
             "smokegate-image",
+            "smokegate-lint",
             "smokegate-registry",
             "smokegate-rootfs",
             "smokegate-sandbox",
@@ -25,6 +26,7 @@ const ALLOWED: [(&str, &[&str]); 8] = [
         "smokegate-sandbox",
         &["smokegate-rootfs", "smokegate-image"],
     ),
+    ("smokegate-lint", &["smokegate-rootfs", "smokegate-image"]),
     ("smokegate-rootfs", &["smokegate-image"]),
     ("smokegate-registry", &["smokegate-image"]),
     ("smokegate-image", &[]),

@@ -39,7 +39,7 @@ pub(crate) async fn run(
             let layers: Vec<_> = layers.iter().map(as_json).collect();
             printer.data(format!("{:#}", json!({ "layers": layers, "bytes": bytes })));
         }
-        Format::Human => {
+        Format::Human | Format::Sarif => {
             for layer in &layers {
                 let (id, entries) = (&layer.diff_id, layer.entries);
                 printer.data(format!("{id}  {:>9}  {entries} entries", size(layer.bytes)));

@@ -14,7 +14,7 @@ pub(crate) async fn run(
     common: &CommonArgs,
     printer: Printer,
 ) -> Result<ExitStatus, Failure> {
-    let file = LoadedFile::find(&args.run, false, printer)?;
+    let file = LoadedFile::find(args.run.file.as_deref(), args.run.no_file, false, printer)?;
     let foreign = file.as_ref().is_some_and(LoadedFile::names_platforms);
     let options = settings::open_options(&args.source, foreign);
     let target = super::RunTarget {

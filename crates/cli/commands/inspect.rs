@@ -26,7 +26,7 @@ pub(crate) async fn run(
     };
     match common.format {
         Format::Json => printer.data(format!("{:#}", as_json(&image))),
-        Format::Human => as_text(&image)
+        Format::Human | Format::Sarif => as_text(&image)
             .iter()
             .for_each(|line| printer.data(harmless(line))),
     }

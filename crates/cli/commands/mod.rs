@@ -3,6 +3,7 @@
 mod cache;
 mod gate;
 mod inspect;
+mod lint;
 mod push;
 mod ship;
 
@@ -90,6 +91,11 @@ pub(crate) fn main() -> ExitCode {
 async fn run(arguments: Arguments, printer: Printer) -> ExitStatus {
     let common = arguments.common;
     let result = match arguments.command {
+        Command::Lint(args) => lint::run(args, &common, printer).await,
+        _ if common.format == Format::Sarif => Err(Failure::usage(
+            "`--format sarif` is for `smokegate lint`, whose findings it holds",
+        )
+        .hint("use `--format json`")),
         Command::Ship(args) => ship::run(args, &common, printer).await,
         Command::Gate(args) => gate::run(args, &common, printer).await,
         Command::Push(args) => push::run(args, &common, printer).await,
@@ -219,7 +225,7 @@ fn show_plan(
     let document = plan_document::whole(prepared, image, tags);
     match format {
         Format::Json => printer.data(format!("{document:#}")),
-        Format::Human => printer.data(yaml::text(&document).trim_end()),
+        Format::Human | Format::Sarif => printer.data(yaml::text(&document).trim_end()),
     }
     ExitStatus::Success
 }
@@ -286,7 +292,7 @@ fn report(
     };
     match format {
         Format::Json => printer.data(receipt.to_json().trim_end()),
-        Format::Human => refs.iter().for_each(|reference| printer.data(reference)),
+        Format::Human | Format::Sarif => refs.iter().for_each(|reference| printer.data(reference)),
     }
     if let Some(actions) = &actions {
         let failed = verdict.variants.iter();

@@ -62,7 +62,7 @@ pub(crate) async fn run(
     receipt.record_push(&report, took);
     match common.format {
         Format::Json => printer.data(receipt.to_json().trim_end()),
-        Format::Human => super::published_refs(&receipt)
+        Format::Human | Format::Sarif => super::published_refs(&receipt)
             .iter()
             .for_each(|r| printer.data(r)),
     }

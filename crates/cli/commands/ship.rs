@@ -16,7 +16,12 @@ pub(crate) async fn run(
     common: &CommonArgs,
     printer: Printer,
 ) -> Result<ExitStatus, Failure> {
-    let file = LoadedFile::find(&args.run, args.publish.tag.is_empty(), printer)?;
+    let file = LoadedFile::find(
+        args.run.file.as_deref(),
+        args.run.no_file,
+        args.publish.tag.is_empty(),
+        printer,
+    )?;
     let targets = match &file {
         Some(file) if args.publish.tag.is_empty() => targets(&file.tags())?,
         _ => args.publish.tag.clone(),

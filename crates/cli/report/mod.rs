@@ -3,5 +3,6 @@
 pub(crate) mod github;
 pub(crate) mod progress;
 pub(crate) mod publishing;
+pub(crate) mod sarif;
 pub(crate) mod summary;
 pub(crate) mod yaml;

@@ -59,6 +59,16 @@ pub enum EntryKind {
 }
 
 impl Entry {
+    /// Permission bits with set-user-id, set-group-id and sticky.
+    pub fn mode(&self) -> u32 {
+        self.metadata.mode
+    }
+
+    /// The owner and group that the layer records.
+    pub fn owner(&self) -> (u32, u32) {
+        (self.metadata.uid, self.metadata.gid)
+    }
+
     /// Reads the next entry that means something, `None` at the end of the archive.
     pub(crate) fn read<R: std::io::Read>(
         tar: &mut TarReader<R>,

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
+use crate::elf_file::elf_file;
+
 /// An image as a fixture describes it; [`ImageFixture::build`] makes the bytes.
 #[derive(Clone, Debug)]
 pub struct ImageFixture {
@@ -379,6 +381,9 @@ fn file_content(text: &str) -> Result<FileContent, String> {
     if text == "@probe-target" {
         return Ok(FileContent::HostFile(crate::probe_target().to_owned()));
     }
+    if let Some(words) = text.strip_prefix("@elf") {
+        return elf_file(words).map(FileContent::Text);
+    }
     if let Some(parameters) = text.strip_prefix("random:") {
         let (bytes, seed) = parameters.split_once(':').ok_or("not `random:SIZE:SEED`")?;
         return Ok(FileContent::Random {
@@ -393,20 +398,28 @@ fn file_content(text: &str) -> Result<FileContent, String> {
 }
 
 fn unescape(text: &str) -> Result<Vec<u8>, String> {
-    let mut plain = String::new();
+    let mut plain = Vec::new();
     let mut letters = text.chars();
     while let Some(letter) = letters.next() {
         match letter {
-            '\\' => match letters.next() {
-                Some('n') => plain.push('\n'),
-                Some('t') => plain.push('\t'),
-                Some('\\') => plain.push('\\'),
-                _ => return Err("`\\` stands before neither `n`, `t` nor `\\`".to_owned()),
-            },
-            _ => plain.push(letter),
+            '\\' => plain.push(match letters.next() {
+                Some('n') => b'\n',
+                Some('r') => b'\r',
+                Some('t') => b'\t',
+                Some('\\') => b'\\',
+                Some('x') => {
+                    let digits: String = letters.by_ref().take(2).collect();
+                    u8::from_str_radix(&digits, 16)
+                        .map_err(|_| format!("`\\x{digits}` is no byte"))?
+                }
+                _ => {
+                    return Err("`\\` stands before none of `n`, `r`, `t`, `x` and `\\`".to_owned());
+                }
+            }),
+            _ => plain.extend(letter.encode_utf8(&mut [0; 4]).as_bytes()),
         }
     }
-    Ok(plain.into_bytes())
+    Ok(plain)
 }
 
 fn number(text: &str) -> Result<u64, String> {

@@ -5,6 +5,7 @@
 mod debian_image;
 mod docker_archive;
 mod docker_registry;
+mod elf_file;
 mod fake_ecr;
 mod file_tree;
 mod image_builder;

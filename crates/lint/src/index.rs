@@ -1,0 +1,176 @@
+//! What a layer holds, without its bytes: enough of each file to tell whether it could be run.
+
+use std::io::Read;
+
+use smokegate_image::LayerTar;
+use smokegate_rootfs::{Entry, EntryData, EntryKind, Error, LayerVisitor, Limits, scan_layer};
+
+use crate::elf::{Elf, ElfReader};
+
+/// The longest script or account file that is kept; a longer one is kept up to here.
+const MAX_TEXT: usize = 64 * 1024;
+/// What is looked at to tell what a file is.
+const HEAD: usize = 64;
+/// What is kept of all scripts of a layer together; of those behind it only as much as the kernel reads of them.
+const MAX_TEXTS: usize = 64 << 20;
+/// The kernel reads no more of a script's first line (BINPRM_BUF_SIZE).
+const MAX_SHEBANG: usize = 256;
+
+/// The entries of one layer, in their order.
+#[derive(Clone, Debug, Default)]
+pub struct LayerIndex {
+    pub(crate) entries: Vec<IndexEntry>,
+    /// Bytes of all texts.
+    texts: usize,
+}
+
+/// One of them.
+#[derive(Clone, Debug)]
+pub(crate) struct IndexEntry {
+    /// Below the root, without leading slash, any bytes.
+    pub(crate) path: Vec<u8>,
+    pub(crate) kind: IndexKind,
+    pub(crate) mode: u32,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum IndexKind {
+    Dir,
+    File(FileSummary),
+    Symlink(Vec<u8>),
+    Hardlink(Vec<u8>),
+    /// A device or a pipe.
+    Special,
+    Whiteout,
+    Opaque,
+}
+
+/// What is known of a regular file's content.
+#[derive(Clone, Debug)]
+pub(crate) struct FileSummary {
+    pub(crate) size: u64,
+    pub(crate) content: Content,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum Content {
+    /// An ELF file that the kernel and the dynamic linker would take, as far as it was read.
+    Elf(Box<Elf>),
+    /// It begins like an ELF file and is none.
+    BrokenElf(String),
+    /// Text that is wanted whole: a script, or a file that decides about accounts or libraries.
+    Text(Vec<u8>),
+    /// Anything else, by its first bytes.
+    Other(Vec<u8>),
+    /// A file with holes: what is stored of it is not what a reader would get.
+    Sparse,
+}
+
+impl LayerIndex {
+    /// Reads the layer to its end, which verifies it.
+    ///
+    /// # Errors
+    /// A layer that is damaged, not what its digest says, or over the limits.
+    pub fn read(tar: LayerTar, limits: &Limits) -> Result<Self, Error> {
+        let mut index = Self::default();
+        scan_layer(tar, limits, &mut index)?;
+        Ok(index)
+    }
+
+    fn content<R: Read>(
+        &mut self,
+        path: &[u8],
+        data: &mut EntryData<'_, R>,
+    ) -> Result<Content, Error> {
+        let mut head = Vec::new();
+        while head.len() < HEAD {
+            let chunk = data.chunk()?;
+            if chunk.is_empty() {
+                break;
+            }
+            head.extend_from_slice(chunk);
+        }
+        if head.starts_with(b"\x7fELF") {
+            let mut reader = ElfReader::new(head);
+            while !reader.is_done() {
+                let chunk = data.chunk()?;
+                if chunk.is_empty() {
+                    break;
+                }
+                reader.push(chunk);
+            }
+            return Ok(match reader.finish() {
+                Ok(elf) => Content::Elf(Box::new(elf)),
+                Err(problem) => Content::BrokenElf(problem),
+            });
+        }
+        let script = head.starts_with(b"#!") || head.starts_with(b"\xef\xbb\xbf#!");
+        if script || is_wanted(path) {
+            // The cache names every library; what is behind its first half megabyte is looked for as it stands.
+            let most = match path {
+                b"etc/ld.so.cache" => 8 * MAX_TEXT,
+                _ if self.texts < MAX_TEXTS => MAX_TEXT,
+                _ => MAX_SHEBANG,
+            };
+            while head.len() < most {
+                let chunk = data.chunk()?;
+                if chunk.is_empty() {
+                    break;
+                }
+                head.extend_from_slice(chunk);
+            }
+            head.truncate(most);
+            head.shrink_to_fit();
+            self.texts += head.len();
+            return Ok(Content::Text(head));
+        }
+        head.truncate(HEAD);
+        head.shrink_to_fit();
+        Ok(Content::Other(head))
+    }
+}
+
+impl LayerVisitor for LayerIndex {
+    fn entry<R: Read>(&mut self, entry: &Entry, data: &mut EntryData<'_, R>) -> Result<(), Error> {
+        let kind = match &entry.kind {
+            EntryKind::Dir => IndexKind::Dir,
+            EntryKind::File { size, sparse } => {
+                let content = match sparse {
+                    Some(_) => Content::Sparse,
+                    None => self.content(&entry.path, data)?,
+                };
+                IndexKind::File(FileSummary {
+                    size: *size,
+                    content,
+                })
+            }
+            EntryKind::Symlink(target) => IndexKind::Symlink(target.clone()),
+            EntryKind::Hardlink(target) => IndexKind::Hardlink(target.clone()),
+            EntryKind::Fifo | EntryKind::CharDevice { .. } | EntryKind::BlockDevice { .. } => {
+                IndexKind::Special
+            }
+            EntryKind::Whiteout => IndexKind::Whiteout,
+            EntryKind::Opaque => IndexKind::Opaque,
+        };
+        let (uid, gid) = entry.owner();
+        self.entries.push(IndexEntry {
+            path: entry.path.clone(),
+            kind,
+            mode: entry.mode(),
+            uid,
+            gid,
+        });
+        Ok(())
+    }
+}
+
+/// Files that are read whole though they are no scripts.
+fn is_wanted(path: &[u8]) -> bool {
+    matches!(
+        path,
+        b"etc/passwd" | b"etc/group" | b"etc/ld.so.conf" | b"etc/ld.so.cache"
+    ) || path.starts_with(b"etc/ld.so.conf.d/")
+        || path.starts_with(b"etc/ld-musl-")
+}

@@ -1,0 +1,113 @@
+//! Broken images have the findings that their recipes expect, and no others; images that run have no error.
+
+use std::fs;
+use std::path::Path;
+
+use smokegate_image::{Image, ImageSource, OpenOptions};
+use smokegate_lint::{Finding, ImageTree, LayerIndex, Severity, Subject, lint};
+use smokegate_rootfs::Limits;
+use smokegate_test_support::{BuiltImage, ImageFixture, Need, debian_image, fixture_dir, require};
+
+fn findings(image: &BuiltImage) -> Vec<Finding> {
+    let dir = tempfile::tempdir().unwrap();
+    let archive = dir.path().join("image.tar");
+    image.write_oci_archive(&archive, None);
+    let mut options = OpenOptions::new(dir.path().to_owned());
+    options.require_platform = false;
+    let image = Image::open(&ImageSource::Path(archive), &options).unwrap();
+    let image = image.selected();
+    let layers = image
+        .layers
+        .iter()
+        .map(|layer| LayerIndex::read(layer.open_tar().unwrap(), &Limits::default()).unwrap());
+    let layers: Vec<_> = layers.collect();
+    lint(&Subject::new(&ImageTree::new(&layers), &image.config))
+}
+
+fn recipes(dir: &Path) -> Vec<(String, String)> {
+    let files = fs::read_dir(dir).unwrap();
+    let mut recipes: Vec<_> = files
+        .map(|entry| {
+            let path = entry.unwrap().path();
+            let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
+            (name, fs::read_to_string(path).unwrap())
+        })
+        .collect();
+    recipes.sort();
+    recipes
+}
+
+#[test]
+fn broken_images_have_the_findings_they_expect() {
+    let mut wrong = Vec::new();
+    let recipes = recipes(&fixture_dir().join("../broken"));
+    for (name, text) in &recipes {
+        let head = |key: &str| {
+            let lines = text.lines().filter_map(|line| line.strip_prefix(key));
+            lines.map(str::to_owned).collect::<Vec<_>>()
+        };
+        let (expected, says) = (head("# expect: "), head("# says: "));
+        assert!(
+            !expected.is_empty() && expected.len() == says.len(),
+            "{name}: its head"
+        );
+        let found = findings(&ImageFixture::parse(text).unwrap().build());
+        let is_said = |(at, finding): (usize, &Finding)| {
+            expected
+                .get(at)
+                .is_some_and(|id| *id == format!("{} {}", finding.severity, finding.id))
+                && finding.message.starts_with(&says[at])
+                && !finding.fix.is_empty()
+                && !finding.evidence.is_empty()
+        };
+        if found.len() != expected.len() || !found.iter().enumerate().all(is_said) {
+            wrong.push(format!("{name}: {found:#?}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(recipes.len() >= 60, "{}", recipes.len());
+}
+
+#[test]
+fn images_that_run_have_no_error() {
+    let mut count = 0;
+    for (name, text) in recipes(&fixture_dir()) {
+        let fixture = ImageFixture::parse(&text).unwrap();
+        if fixture.debian.is_some() || name == "entrypoint-missing" {
+            continue;
+        }
+        count += 1;
+        assert_no_error(&name, &fixture.build());
+    }
+    assert!(count >= 15, "{count}");
+}
+
+#[test]
+fn root_debian_images_have_no_error() {
+    if !require(Need::Mmdebstrap) {
+        return;
+    }
+    for name in [
+        "debian-nginx",
+        "debian-nginx-user",
+        "debian-redis",
+        "debian-setpriv",
+        "debian-python",
+        "debian-node",
+        "debian-postgres",
+        "debian-busybox",
+        "debian-git",
+        "debian-java",
+    ] {
+        assert_no_error(name, &debian_image(name));
+    }
+}
+
+fn assert_no_error(name: &str, image: &BuiltImage) {
+    let findings = findings(image);
+    let errors: Vec<_> = findings
+        .iter()
+        .filter(|f| f.severity == Severity::Error)
+        .collect();
+    assert!(errors.is_empty(), "{name}: {errors:#?}");
+}

@@ -1,0 +1,157 @@
+//! `smokegate lint`: what it says, in which form, and how it ends.
+
+use std::fs;
+
+use serde_json::Value;
+use smokegate_test_support::{ImageFixture, RunAs, Smokegate};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_smokegate");
+
+const SCRIPT: &str = "entrypoint: /start\n\
+    layer\n\
+    file /bin/sh 0755 0:0 @probe-target\n\
+    file /probe-target 0755 0:0 @probe-target\n\
+    file /start 0755 0:0 #!/bin/sh\\nif [ -n \"$PLUGIN_URL\" ]; then\\n  echo plugin\\nfi\\nexec /probe-target serve\\n";
+
+/// With a broken image, an image with a hint, and one without any findings.
+fn smokegate() -> Smokegate {
+    let context = Smokegate::without_sandbox(BINARY);
+    context.archive("missing", &ImageFixture::load("entrypoint-missing").build());
+    context.archive("script", &ImageFixture::parse(SCRIPT).unwrap().build());
+    context.archive("serve", &ImageFixture::load("serve").build());
+    context
+}
+
+#[test]
+fn cli_lint_says_the_cause_first_and_how_to_mend_it() {
+    let context = smokegate();
+    let run = context.run(["lint", "missing.oci.tar"]);
+    run.assert_code(1);
+    let lines: Vec<_> = run.stdout.lines().collect();
+    assert_eq!(
+        lines[0],
+        "error[program-not-found]: the entrypoint `/usr/local/bin/server` does not exist in the image"
+    );
+    assert!(
+        lines.iter().any(|line| line.starts_with("  fix: copy")),
+        "{lines:?}"
+    );
+    assert!(
+        lines
+            .last()
+            .unwrap()
+            .ends_with("errors: 1, warnings: 0, hints: 0"),
+        "{lines:?}"
+    );
+
+    let run = context.run(["lint", "serve.oci.tar", "--quiet"]);
+    run.assert_code(0);
+    assert_eq!(run.stdout.lines().count(), 1, "{}", run.stdout);
+    assert_eq!(run.stderr, "");
+}
+
+#[test]
+fn cli_lint_as_json_and_as_sarif() {
+    let context = smokegate();
+    let run = context.run(["lint", "missing.oci.tar", "--format", "json"]);
+    run.assert_code(1);
+    let document: Value = serde_json::from_str(&run.stdout).unwrap();
+    let finding = &document["findings"][0];
+    assert_eq!(finding["id"], "program-not-found");
+    assert_eq!(finding["severity"], "error");
+    assert_eq!(finding["evidence"][0]["path"], "/usr");
+    assert!(document["image"].as_str().unwrap().starts_with("sha256:"));
+
+    let run = context.run(["lint", "missing.oci.tar", "--format", "sarif"]);
+    run.assert_code(1);
+    let document: Value = serde_json::from_str(&run.stdout).unwrap();
+    assert_eq!(document["version"], "2.1.0");
+    let log = &document["runs"][0];
+    assert_eq!(log["tool"]["driver"]["name"], "smokegate");
+    assert_eq!(log["tool"]["driver"]["rules"][0]["id"], "program-not-found");
+    let result = &log["results"][0];
+    assert_eq!(result["ruleId"], "program-not-found");
+    assert_eq!(result["level"], "error");
+    let place = &result["locations"][0]["physicalLocation"]["artifactLocation"];
+    assert_eq!(place["uri"], "usr");
+
+    let run = context.run(["lint", "serve.oci.tar", "--format", "sarif"]);
+    run.assert_code(0);
+    let document: Value = serde_json::from_str(&run.stdout).unwrap();
+    assert_eq!(document["runs"][0]["results"], serde_json::json!([]));
+}
+
+#[test]
+fn cli_lint_alone_speaks_sarif() {
+    let context = smokegate();
+    for words in [
+        &["inspect", "serve.oci.tar"][..],
+        &["gate", "serve.oci.tar"],
+        &["push", "serve.oci.tar", "--tag", "localhost:1/a:b"],
+        &["cache", "list"],
+    ] {
+        let run = context.run([words, &["--format", "sarif"]].concat());
+        run.assert_code(2);
+        assert!(
+            run.stderr
+                .contains("`--format sarif` is for `smokegate lint`"),
+            "{}",
+            run.stderr
+        );
+        assert_eq!(run.stdout, "", "{words:?}");
+    }
+}
+
+#[test]
+fn cli_lint_knows_the_variables_of_a_gate_file() {
+    let context = smokegate();
+    let file = |variables: &str| format!("version: 1\napp:\n  environment: {variables}\n");
+    let hints = |options: &[&str], code: i32| {
+        let run = context.run([&["lint", "script.oci.tar"], options].concat());
+        run.assert_code(code);
+        run.stdout.matches("hint[variable-never-set]").count()
+    };
+    assert_eq!(hints(&[], 0), 0, "no variants are known");
+    context.write("smokegate.yaml", file("{OTHER: x}"));
+    assert_eq!(hints(&[], 0), 1);
+    assert_eq!(hints(&["--no-file"], 0), 0);
+    context.write("sets.yaml", file("{PLUGIN_URL: x}"));
+    assert_eq!(hints(&["--file", "sets.yaml"], 0), 0);
+    context.write("vars", "PLUGIN_URL=x\n");
+    context.write(
+        "reads.yaml",
+        "version: 1\nvariants:\n  with: {env_file: vars}\n",
+    );
+    assert_eq!(hints(&["--file", "reads.yaml"], 0), 0);
+    assert_eq!(hints(&["--file", "absent.yaml"], 2), 0);
+}
+
+#[test]
+fn cli_lint_names_the_layer_it_cannot_read() {
+    let context = smokegate();
+    context.write("text", "no image");
+    context.run(["lint", "text"]).assert_code(5);
+    context.run(["lint", "absent.tar"]).assert_code(2);
+
+    let image = ImageFixture::load("serve").build();
+    image.write_oci_layout(&context.dir().join("damaged"), None);
+    let layer = image.layers[0].digest.clone();
+    let blob = context.dir().join("damaged/blobs/sha256").join(layer.hex());
+    let mut bytes = fs::read(&blob).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 0x55;
+    fs::write(&blob, bytes).unwrap();
+    let run = context.run(["lint", "damaged"]);
+    run.assert_code(5);
+    assert!(run.stderr.contains(&layer.to_string()), "{}", run.stderr);
+}
+
+/// No privilege is needed, nor anything of a sandbox.
+#[test]
+fn rootless_lint_reads_layers_as_anybody() {
+    let Some(context) = Smokegate::new(BINARY, RunAs::OrdinaryUser) else {
+        return;
+    };
+    context.archive("missing", &ImageFixture::load("entrypoint-missing").build());
+    context.run(["lint", "missing.oci.tar"]).assert_code(1);
+}
