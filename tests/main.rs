@@ -13,6 +13,7 @@ mod images;
 mod limits;
 mod lint;
 mod network;
+mod origin;
 mod plan;
 mod platforms;
 mod pods;

@@ -117,7 +117,10 @@ impl Failure {
             {
                 failure.quote_answer(outcome);
             }
-            failure.tell_reached(verdict, name);
+            let better_hint = failure.tell_reached(verdict, name);
+            if let (ServiceProblem::Exited(_), Some(hint)) = (problem, better_hint) {
+                failure.hint = Some(format!("the image under test was not judged; {hint}"));
+            }
             if let Some(service) = verdict.services.iter().find(|s| s.name == *name) {
                 failure.quote_log(name, &service.log, logs);
             }
@@ -291,6 +294,9 @@ fn hint_of(verdict: &VariantVerdict) -> Option<String> {
             Reason::Exited(_) => {
                 "the last lines above are the program's own; run it again with -v, or with --env for what it misses".into()
             }
+            Reason::NotHealthy { other_path: Some(path), .. } => {
+                format!("if that is its health check, ask it: `path: {path}` in the gate file, or --http {path}")
+            }
             Reason::NotHealthy { probe, last, listening, .. } => {
                 not_healthy_hint(&verdict.probes[*probe].probe, last.as_ref(), listening)
             }
@@ -397,7 +403,10 @@ fn not_healthy_hint(probe: &Probe, last: Option<&Outcome>, listening: &[Listener
             "most servers take the address from a flag or variable, such as --host 0.0.0.0 or HOST=0.0.0.0".into()
         }
         Some(Outcome::Refused) => match listening.first() {
-            Some(other) => format!("name the port with --publish 18080:{}", other.address.port()),
+            Some(other) => format!(
+                "if {0} is the port meant, name it: `port: {0}` in the gate file's probe, or --publish 18080:{0}; else what serves {port} did not start, and the log says why",
+                other.address.port()
+            ),
             None => "if it only needs longer to start, raise --within".into(),
         },
         Some(Outcome::Status { location: Some(_), .. }) => {

@@ -82,6 +82,24 @@ impl Explained {
     }
 }
 
+/// The server that a port is known for.
+fn usual_server(port: u16) -> Option<&'static str> {
+    Some(match port {
+        2181 => "ZooKeeper",
+        3306 => "MySQL",
+        4222 => "NATS",
+        5432 => "PostgreSQL",
+        5672 => "RabbitMQ",
+        6379 => "Redis",
+        8500 => "Consul",
+        9092 => "Kafka",
+        9200 => "Elasticsearch",
+        11211 => "memcached",
+        27017 => "MongoDB",
+        _ => return None,
+    })
+}
+
 impl NetworkReport {
     /// What `container` reached for in vain.
     pub fn explain(&self, container: &str) -> Explained {
@@ -138,6 +156,7 @@ impl NetworkReport {
         }
         let mut told = Vec::new();
         let mut hint = None;
+        let mut nobody = None;
         let mut dialled: Vec<_> = dialled.into_iter().collect();
         dialled.sort_by_key(|(_, (_, times))| std::cmp::Reverse(*times));
         for ((host, port), (owner, _)) in dialled {
@@ -182,9 +201,19 @@ impl NetworkReport {
                     false => format!("dial {name}:{port}"),
                 };
                 hint = hint.or(Some(change));
+            } else if there.is_empty() {
+                if let Some(server) = usual_server(port) {
+                    sentence.push_str(&format!(" ({port} is {server}'s port)"));
+                }
+                nobody.get_or_insert_with(|| {
+                    let what = usual_server(port).unwrap_or("what listens there in production");
+                    format!("run {what} as a service (`services:` and `depends_on:` in the gate file), or set the variable that tells the app where it is")
+                });
             }
             told.push(sentence);
         }
+        // A service that listens elsewhere is the better guess.
+        let hint = hint.or(nobody);
         explained.say(told, "refused connections", hint);
     }
 

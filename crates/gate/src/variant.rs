@@ -23,7 +23,7 @@ use crate::network::RunningNetwork;
 use crate::pattern::Pattern;
 use crate::plan::{APP, Completion, ContainerPlan, Probe, ServicePlan, VariantPlan};
 use crate::port_map::BoundPorts;
-use crate::probe::{Observation, Outcome};
+use crate::probe::{Observation, Outcome, other_path};
 use crate::runner::RunEnvironment;
 use crate::verdict::{
     Decision, ExitReason, Inconclusive, Instability, OutOfMemory, ProbeVerdict, Reason,
@@ -576,16 +576,19 @@ impl<'a> Variant<'a> {
             Asked::Passed => Decision::Passed,
             Asked::Exited(status) => Decision::Failed(Reason::Exited(ExitReason { status, after })),
             Asked::Lost(error) => Decision::Inconclusive(Inconclusive::Host(error)),
-            Asked::NotPassed(not_passed) => Decision::Failed(Reason::NotHealthy {
-                probe: not_passed.probe,
-                why: not_passed.why,
-                after,
-                last: not_passed.last,
-                listening: sandbox
-                    .listeners(&self.plan.app.name)
-                    .await
-                    .unwrap_or_default(),
-            }),
+            Asked::NotPassed(not_passed) => {
+                let app = &self.plan.app;
+                let asked = &app.probes[not_passed.probe].probe;
+                let last = not_passed.last;
+                Decision::Failed(Reason::NotHealthy {
+                    probe: not_passed.probe,
+                    why: not_passed.why,
+                    after,
+                    listening: sandbox.listeners(&app.name).await.unwrap_or_default(),
+                    other_path: other_path(asked, last.as_ref(), sandbox, &app.name).await,
+                    last,
+                })
+            }
         }
     }
 

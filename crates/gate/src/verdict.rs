@@ -201,6 +201,8 @@ pub enum Reason {
         last: Option<Outcome>,
         /// What listened in its network namespace at the end.
         listening: Vec<Listener>,
+        /// A path that health checks commonly use and that answered well, where the one asked for was answered 404.
+        other_path: Option<&'static str>,
     },
     /// It was healthy and did not stay so.
     NotStable {
@@ -549,8 +551,16 @@ impl VariantVerdict {
                 after,
                 last,
                 listening,
+                other_path,
                 ..
-            } => self.not_healthy(&self.probes[*probe], *after, last.as_ref(), listening),
+            } => {
+                let cause =
+                    self.not_healthy(&self.probes[*probe], *after, last.as_ref(), listening);
+                match other_path {
+                    Some(path) => format!("{cause}; GET {path} passes"),
+                    None => cause,
+                }
+            }
         }
     }
 

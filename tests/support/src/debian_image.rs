@@ -20,12 +20,19 @@ use crate::{BuiltImage, ImageFixture, Packing};
 /// # Panics
 /// When the fixture names no packages, or mmdebstrap fails; what it said is in the message.
 pub fn debian_image(name: &str) -> BuiltImage {
-    let fixture = ImageFixture::load(name);
+    on_debian(ImageFixture::load(name))
+}
+
+/// The same for a fixture that a test has changed.
+///
+/// # Panics
+/// As [`debian_image`].
+pub fn on_debian(fixture: ImageFixture) -> BuiltImage {
     let packages = fixture
         .debian
         .clone()
-        .unwrap_or_else(|| panic!("fixture `{name}` has no `debian` line"));
-    let layers = layers(&packages).unwrap_or_else(|error| panic!("making `{name}`: {error}"));
+        .expect("the fixture has no `debian` line");
+    let layers = layers(&packages).unwrap_or_else(|error| panic!("making `{packages}`: {error}"));
     let packings = [Packing::Plain, Packing::Gzip];
     let stacked = layers.iter().zip(packings).rev();
     stacked
@@ -57,6 +64,10 @@ fn layers(debian: &str) -> io::Result<Vec<PathBuf>> {
 /// The root filesystem that mmdebstrap makes.
 fn whole(variant: &str, packages: &str) -> io::Result<PathBuf> {
     made(&format!("whole {variant} {packages}"), |unfinished| {
+        let (suite, variant) = match variant.split_once('/') {
+            Some((suite, variant)) => (suite.to_owned(), variant),
+            None => (suite()?, variant),
+        };
         let mut command = program("mmdebstrap");
         command.args(["--quiet", "--mode=root", "--format=tar"]);
         command.arg(format!("--variant={variant}"));
@@ -71,7 +82,7 @@ fn whole(variant: &str, packages: &str) -> io::Result<PathBuf> {
             command.arg(format!("--dpkgopt=path-exclude=/usr/share/{path}/*"));
         }
         let output = command
-            .arg(suite()?)
+            .arg(suite)
             .arg(unfinished)
             .env("SOURCE_DATE_EPOCH", "1577836800")
             .output()?;

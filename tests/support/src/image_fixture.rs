@@ -384,6 +384,11 @@ fn file_content(text: &str) -> Result<FileContent, String> {
     if let Some(words) = text.strip_prefix("@elf") {
         return elf_file(words).map(FileContent::Text);
     }
+    if let Some(file) = text.strip_prefix("@origin/") {
+        return Ok(FileContent::HostFile(
+            fixture_dir().join("../origin").join(file),
+        ));
+    }
     if let Some(parameters) = text.strip_prefix("random:") {
         let (bytes, seed) = parameters.split_once(':').ok_or("not `random:SIZE:SEED`")?;
         return Ok(FileContent::Random {

@@ -21,7 +21,7 @@ mod smokegate;
 mod wait;
 mod whole_archive;
 
-pub use debian_image::debian_image;
+pub use debian_image::{debian_image, on_debian};
 pub use docker_registry::{DockerRegistry, RegistryOptions, free_port};
 pub use fake_ecr::{
     EcrManners, EcrState, FakeEcr, FakeRepository, FakeRequest, FakeResponse, Fault, FaultSchedule,

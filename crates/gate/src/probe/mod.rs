@@ -3,6 +3,7 @@
 mod exec;
 mod history;
 mod http;
+mod other_path;
 mod outcome;
 mod tls;
 
@@ -17,6 +18,7 @@ use crate::plan::Probe;
 
 pub(crate) use exec::exec;
 pub use history::history;
+pub(crate) use other_path::other_path;
 pub use outcome::{Observation, Outcome};
 
 /// Asks once, for at most `timeout`. `log` has seen every line of the container.
