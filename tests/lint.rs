@@ -3,7 +3,7 @@
 use std::fs;
 
 use serde_json::Value;
-use smokegate_test_support::{ImageFixture, RunAs, Smokegate};
+use smokegate_test_support::{ImageFixture, RunAs, Smokegate, fixture_dir};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_smokegate");
 
@@ -154,4 +154,39 @@ fn rootless_lint_reads_layers_as_anybody() {
     };
     context.archive("missing", &ImageFixture::load("entrypoint-missing").build());
     context.run(["lint", "missing.oci.tar"]).assert_code(1);
+}
+
+fn gate_says_what_lint_sees(run_as: RunAs) {
+    let Some(context) = Smokegate::new(BINARY, run_as) else {
+        return;
+    };
+    let recipe = fixture_dir().join("../broken/interpreter-elsewhere.txt");
+    let image = ImageFixture::parse(&fs::read_to_string(recipe).unwrap()).unwrap();
+    context.archive("broken", &image.build());
+    let lines = [
+        "  lint: the script `/start` needs `/usr/local/bin/python3`, which the image has not [interpreter-missing]",
+        "  fix: the image has `/usr/bin/python3`: write `#!/usr/bin/python3`",
+    ];
+    let run = context.run(["gate", "broken.oci.tar"]);
+    run.assert_code(1);
+    for line in lines {
+        assert!(
+            run.stderr.lines().any(|said| said == line),
+            "{}",
+            run.stderr
+        );
+    }
+    let run = context.run(["gate", "broken.oci.tar", "--no-lint"]);
+    run.assert_code(1);
+    assert!(!run.stderr.contains("lint"), "{}", run.stderr);
+}
+
+#[test]
+fn root_gate_says_what_lint_sees() {
+    gate_says_what_lint_sees(RunAs::Root);
+}
+
+#[test]
+fn rootless_gate_says_what_lint_sees() {
+    gate_says_what_lint_sees(RunAs::OrdinaryUser);
 }

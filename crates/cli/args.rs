@@ -121,6 +121,9 @@ pub(crate) struct RunArgs {
     /// Ignore ./smokegate.yaml
     #[arg(long)]
     pub(crate) no_file: bool,
+    /// Do not look in the image for what kept a container from starting or ended it
+    #[arg(long)]
+    pub(crate) no_lint: bool,
     /// Run only this variant of the gate file (repeatable)
     #[arg(long, value_name = "NAME")]
     pub(crate) variant: Vec<String>,

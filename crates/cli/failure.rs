@@ -7,6 +7,7 @@ use smokegate_gate::{
     ProbeVerdict, Reason, RunError, Scheme, ServiceProblem, VariantVerdict,
 };
 use smokegate_image::ErrorKind as ImageKind;
+use smokegate_lint::Finding;
 use smokegate_registry::ErrorKind as RegistryKind;
 use smokegate_sandbox::{
     ExitStatus as ProcessStatus, FillError, HostError, Isolation, Listener, StartError, Step,
@@ -69,6 +70,16 @@ impl Failure {
     pub(crate) fn evidence(mut self, line: impl Into<String>) -> Self {
         self.evidence.push(line.into());
         self
+    }
+
+    /// Adds what lint found in the image.
+    pub(crate) fn explain(&mut self, finding: &Finding) {
+        // What the failure says already is not said twice.
+        if !self.cause.contains(&finding.message) {
+            self.evidence
+                .push(format!("lint: {} [{}]", finding.message, finding.id));
+        }
+        self.evidence.push(format!("fix: {}", finding.fix));
     }
 
     /// Shows the block that ends standard error. Text of the container is fenced for CI systems that read it.

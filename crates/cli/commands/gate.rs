@@ -1,5 +1,7 @@
 //! `smokegate gate`: run an image and judge it. No registry is contacted and no credential read.
 
+use std::collections::BTreeMap;
+
 use crate::args::{CommonArgs, GateArgs};
 use crate::exit_code::ExitStatus;
 use crate::failure::Failure;
@@ -49,9 +51,14 @@ pub(crate) async fn run(
     let mut receipt = Receipt::new(named, &image, opened);
     let prepared = target.prepare(&image, &mut receipt).await?;
     let verdict = super::gate(&image, &prepared, &settings, &mut receipt, printer).await?;
+    let causes = match args.run.no_lint {
+        true => BTreeMap::new(),
+        false => super::lint::explain(&image, &prepared, &verdict).await,
+    };
     super::report(
         &receipt,
         &verdict,
+        &causes,
         &settings.report_dir,
         common.format,
         &[],

@@ -7,6 +7,7 @@ mod lint;
 mod push;
 mod ship;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -15,6 +16,7 @@ use clap::Parser;
 use clap::error::ErrorKind;
 use smokegate_gate::Verdict;
 use smokegate_image::{Image, Platform};
+use smokegate_lint::Finding;
 use smokegate_sandbox::IdMap;
 
 use crate::args::{Arguments, Command, Format, RunArgs};
@@ -274,6 +276,7 @@ async fn gate(
 fn report(
     receipt: &Receipt,
     verdict: &Verdict,
+    causes: &BTreeMap<String, Finding>,
     report_dir: &Path,
     format: Format,
     refs: &[String],
@@ -311,7 +314,10 @@ fn report(
             continue;
         }
         let logs = report_dir.join("logs").join(&variant.name);
-        let failure = Failure::of_variant(variant, &logs);
+        let mut failure = Failure::of_variant(variant, &logs);
+        if let Some(finding) = causes.get(&variant.name) {
+            failure.explain(finding);
+        }
         failure.show(printer, fence.as_ref());
         // The first that applies of 1, 3 and 4.
         status = match status {

@@ -1,5 +1,7 @@
 //! `smokegate ship`: gate an image, then publish the very bytes that passed to every tag.
 
+use std::collections::BTreeMap;
+
 use smokegate_registry::{Publisher, Target};
 
 use crate::args::{CommonArgs, Compress, ShipArgs};
@@ -116,9 +118,14 @@ pub(crate) async fn run(
         receipt.record_failure(failure);
     }
     let refs = super::published_refs(&receipt);
+    let causes = match args.run.no_lint {
+        true => BTreeMap::new(),
+        false => super::lint::explain(&image, &prepared, &verdict).await,
+    };
     let status = super::report(
         &receipt,
         &verdict,
+        &causes,
         &settings.report_dir,
         common.format,
         &refs,
