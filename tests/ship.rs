@@ -4,6 +4,7 @@ mod credentials;
 mod debian;
 mod ecr;
 mod memory;
+mod pull;
 mod push;
 mod registry;
 mod targets;

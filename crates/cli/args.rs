@@ -24,7 +24,7 @@ pub(crate) struct Arguments {
 pub(crate) enum Command {
     /// Gate an image, then publish it to every tag; publishes nothing unless it passed
     Ship(ShipArgs),
-    /// Run an image and judge it; no registry is contacted
+    /// Run an image and judge it; no registry is contacted but those that IMAGE and services name
     Gate(GateArgs),
     /// Publish an image without running it
     Push(PushArgs),
@@ -71,7 +71,8 @@ pub(crate) struct SourceArgs {
     #[arg(
         value_name = "IMAGE",
         help = "OCI layout directory, OCI archive or `docker save` archive; `-` for standard input; \
-                oci:DIR[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE[:TAG]"
+                oci:DIR[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE[:TAG]; \
+                docker://REGISTRY/REPO[:TAG][@DIGEST]"
     )]
     pub(crate) image: ImageSource,
     /// Choose this platform of an index, as os/arch[/variant] [default: the host's]
@@ -81,6 +82,19 @@ pub(crate) struct SourceArgs {
     /// file-size (128g), archive-size (256g), archive-members (200000)
     #[arg(long, value_name = "NAME=VALUE", value_parser = Limit::parse)]
     pub(crate) limit: Vec<Limit>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RegistryArgs {
+    /// Speak HTTP to registries that are not on loopback
+    #[arg(long)]
+    pub(crate) plain_http: bool,
+    /// Trust the certificates in this PEM file too
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ca_file: Option<PathBuf>,
+    /// Settings of single registries [default: $XDG_CONFIG_HOME/smokegate/registries.toml, if it is there]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) registry_config: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -152,9 +166,6 @@ pub(crate) struct PublishArgs {
     /// Compress the layers of a `docker save` archive, which has no manifest of its own
     #[arg(long, value_enum, default_value_t = Compress::None)]
     pub(crate) compress: Compress,
-    /// Speak HTTP to registries that are not on loopback
-    #[arg(long)]
-    pub(crate) plain_http: bool,
     /// Publish although only some of the variants were run
     #[arg(long)]
     pub(crate) allow_partial: bool,
@@ -164,12 +175,6 @@ pub(crate) struct PublishArgs {
     /// Make the repository first where there is none (Amazon ECR); `immutable` and `scan` are settings of it
     #[arg(long, value_enum, value_name = "SETTING", num_args = 0.., value_delimiter = ',', require_equals = true)]
     pub(crate) create_repository: Option<Vec<RepositorySetting>>,
-    /// Trust the certificates in this PEM file too
-    #[arg(long, value_name = "FILE")]
-    pub(crate) ca_file: Option<PathBuf>,
-    /// Settings of single registries [default: $XDG_CONFIG_HOME/smokegate/registries.toml, if it is there]
-    #[arg(long, value_name = "FILE")]
-    pub(crate) registry_config: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -195,6 +200,8 @@ pub(crate) struct ShipArgs {
     #[command(flatten)]
     pub(crate) source: SourceArgs,
     #[command(flatten)]
+    pub(crate) registry: RegistryArgs,
+    #[command(flatten)]
     pub(crate) publish: PublishArgs,
     #[command(flatten)]
     pub(crate) run: RunArgs,
@@ -205,6 +212,8 @@ pub(crate) struct GateArgs {
     #[command(flatten)]
     pub(crate) source: SourceArgs,
     #[command(flatten)]
+    pub(crate) registry: RegistryArgs,
+    #[command(flatten)]
     pub(crate) run: RunArgs,
 }
 
@@ -212,6 +221,8 @@ pub(crate) struct GateArgs {
 pub(crate) struct PushArgs {
     #[command(flatten)]
     pub(crate) source: Option<SourceArgs>,
+    #[command(flatten)]
+    pub(crate) registry: RegistryArgs,
     #[command(flatten)]
     pub(crate) publish: PublishArgs,
     /// Finish the push that left this journal, without an IMAGE: move the tags that were not moved yet
@@ -232,6 +243,8 @@ pub(crate) struct PushArgs {
 pub(crate) struct LintArgs {
     #[command(flatten)]
     pub(crate) source: SourceArgs,
+    #[command(flatten)]
+    pub(crate) registry: RegistryArgs,
     /// Take the variables that variants set from this gate file [default: ./smokegate.yaml, if it is there]
     #[arg(short, long, value_name = "FILE", conflicts_with = "no_file")]
     pub(crate) file: Option<PathBuf>,
@@ -244,6 +257,8 @@ pub(crate) struct LintArgs {
 pub(crate) struct InspectArgs {
     #[command(flatten)]
     pub(crate) source: SourceArgs,
+    #[command(flatten)]
+    pub(crate) registry: RegistryArgs,
 }
 
 #[derive(Debug, Subcommand)]

@@ -626,6 +626,7 @@ pub(crate) fn registry_status(kind: RegistryKind) -> ExitStatus {
     match kind {
         RegistryKind::Image => ExitStatus::Image,
         RegistryKind::Usage => ExitStatus::Usage,
+        RegistryKind::Host => ExitStatus::Host,
         RegistryKind::Registry => ExitStatus::PublishFailed,
     }
 }

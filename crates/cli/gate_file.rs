@@ -10,15 +10,16 @@ use smokegate_gate::{
     GatePlan, GateRequest, Mask, ResolveError, ResolveInput, resolve, service_images,
     unmasked_secrets,
 };
-use smokegate_image::{Image, ImageSource, Platform, PlatformImage};
-use smokegate_sandbox::{HostPath, Isolation};
+use smokegate_image::{Digest, Image, ImageSource, Platform, PlatformImage};
+use smokegate_sandbox::{HostPath, IdMap, Isolation};
 
 use crate::args::RunArgs;
 use crate::exit_code::ExitStatus;
 use crate::failure::Failure;
-use crate::pipeline;
+use crate::limits::Limit;
 use crate::printer::Printer;
 use crate::settings;
+use crate::sources::{Needed, Opened, Sources};
 
 /// Looked for in the working directory.
 const DEFAULT_NAME: &str = "smokegate.yaml";
@@ -40,8 +41,21 @@ pub(crate) struct Prepared {
     pub(crate) platforms: Vec<String>,
     /// Images of the services, in the order in which the plan numbers them.
     pub(crate) services: Vec<PlatformImage>,
+    /// What each of them was named, and the digest that stood for.
+    pub(crate) service_sources: Vec<(String, Digest)>,
     /// Whether only some of the variants are run.
     pub(crate) partial: bool,
+}
+
+/// What opens the images of services, for the id map that they will run in.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ServiceSources<'a> {
+    pub(crate) sources: &'a Sources<'a>,
+    /// `--limit`.
+    pub(crate) limits: &'a [Limit],
+    /// None where only a plan is shown.
+    pub(crate) id_map: Option<&'a IdMap>,
+    pub(crate) printer: Printer,
 }
 
 impl LoadedFile {
@@ -122,12 +136,15 @@ impl LoadedFile {
         run: &RunArgs,
         platform: Option<&Platform>,
         image: &Image,
-        printer: Printer,
+        opener: &ServiceSources<'_>,
     ) -> Result<Prepared, Failure> {
         let mut services = Vec::new();
+        let mut service_sources = Vec::new();
         for written in service_images(&self.file) {
             if let ServiceImage::Source(text) = &written.value {
-                services.push(self.open_service(text, printer).await?);
+                let opened = self.open_service(text, opener).await?;
+                services.push(opened.image.selected().clone());
+                service_sources.push((text.clone(), opened.digest));
             }
         }
         let configs: Vec<_> = services.iter().map(|service| &service.config).collect();
@@ -160,7 +177,7 @@ impl LoadedFile {
         };
         crate::printer::hide(Mask::of(&plan));
         for name in unmasked_secrets(&plan) {
-            printer.always(format!(
+            opener.printer.always(format!(
                 "warning: the secret `{name}` is shorter than 4 characters, so it is not hidden in logs and messages"
             ));
         }
@@ -181,27 +198,42 @@ impl LoadedFile {
                 .map(|(name, _)| (*name).to_owned())
                 .collect(),
             services,
+            service_sources,
             partial,
         })
     }
 
-    async fn open_service(&self, text: &str, printer: Printer) -> Result<PlatformImage, Failure> {
+    async fn open_service(
+        &self,
+        text: &str,
+        opener: &ServiceSources<'_>,
+    ) -> Result<Opened, Failure> {
         let source: ImageSource = text
             .parse()
             .map_err(|error| Failure::usage(format!("a service's image: {error}")))?;
         let source = source.below(&self.dir);
-        let options = settings::default_open_options();
-        let opened = pipeline::open("service image", source, options, printer).await;
+        let options = settings::service_open_options(opener.limits);
+        let needed = opener
+            .id_map
+            .map_or(Needed::Documents, Needed::MissingLayers);
+        let opened = opener
+            .sources
+            .open("service image", source, options, needed)
+            .await;
         // What is wrong with a service's image says nothing about the image under test.
-        let (image, _) = opened.map_err(|failure| match failure.status {
+        opened.map_err(|failure| match failure.status {
             ExitStatus::Image => Failure {
                 status: ExitStatus::Infrastructure,
                 cause: format!("a service's image cannot be read: {}", failure.cause),
                 ..failure
             },
+            ExitStatus::Infrastructure => Failure {
+                cause: format!("a service's image: {}", failure.cause),
+                ..failure
+            }
+            .evidence("the image under test was not judged"),
             _ => failure,
-        })?;
-        Ok(image.selected().clone())
+        })
     }
 }
 

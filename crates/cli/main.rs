@@ -15,6 +15,7 @@ mod registry_file;
 mod report;
 mod run_dir;
 mod settings;
+mod sources;
 
 use std::process::ExitCode;
 

@@ -6,9 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use smokegate_gate::{Cleared, RunEnvironment, Verdict};
-use smokegate_image::{
-    Compression, DiffId, Digest, Image, ImageSource, Layer, LayerDigest, OpenOptions,
-};
+use smokegate_image::{Compression, DiffId, Digest, Image, Layer, LayerDigest};
 use smokegate_registry::{Publisher, PushError, PushOptions, PushReport, TagState, Target};
 use smokegate_sandbox::IdMap;
 use tokio::sync::mpsc;
@@ -21,35 +19,6 @@ use crate::printer::Printer;
 use crate::report;
 use crate::run_dir::RunDir;
 use crate::settings;
-
-/// Opens an image and says what there is to say about it; `role` is what it is in the run: `image`.
-pub(crate) async fn open(
-    role: &str,
-    source: ImageSource,
-    options: OpenOptions,
-    printer: Printer,
-) -> Result<(Image, Duration), Failure> {
-    if let ImageSource::Registry { .. } = source {
-        return Err(Failure::usage(format!(
-            "`{source}`: this version does not read images from registries"
-        ))
-        .hint(format!(
-            "copy it first: skopeo copy {source} oci-archive:image.tar"
-        )));
-    }
-    let began = Instant::now();
-    let named = source.to_string();
-    let image = blocking(move || Image::open(&source, &options)).await??;
-    printer.step(format!(
-        "{role}: {named}, {} ({})",
-        image.digest(),
-        image.selected().platform
-    ));
-    for note in image.notes() {
-        printer.step(format!("note: {}", crate::printer::harmless(note)));
-    }
-    Ok((image, began.elapsed()))
-}
 
 /// Compresses the layers of an image that has no manifest of its own.
 pub(crate) async fn compress(
@@ -84,11 +53,7 @@ pub(crate) async fn gate(
     printer: Printer,
 ) -> Result<Verdict, Failure> {
     let store = &settings.store;
-    let run_dir = std::fs::create_dir_all(store).and_then(|()| RunDir::create(store));
-    let run_dir = run_dir.map_err(|error| {
-        let call = format!("making a directory in {}", store.display());
-        Failure::from(smokegate_sandbox::HostError::store(&call, error))
-    })?;
+    let run_dir = RunDir::below(store)?;
     let environment = RunEnvironment {
         store: settings.id_map.store_in(store),
         run_dir: run_dir.path(),

@@ -39,7 +39,7 @@ pub(crate) struct Receipt {
     pub(crate) variants: Vec<VariantRecord>,
     /// The images of the services.
     #[serde(default)]
-    pub(crate) services: Vec<PlatformRecord>,
+    pub(crate) services: Vec<ServiceImageRecord>,
     /// Milliseconds of the stages before the variants.
     #[serde(default)]
     pub(crate) timings_ms: RunTimings,
@@ -91,6 +91,18 @@ pub(crate) struct PlatformRecord {
     pub(crate) manifest: Digest,
     pub(crate) config: Digest,
     pub(crate) layers: Vec<LayerRecord>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct ServiceImageRecord {
+    /// As named in the gate file.
+    #[serde(default)]
+    pub(crate) source: String,
+    /// What that name stood for: the index's digest, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) digest: Option<Digest>,
+    #[serde(flatten)]
+    pub(crate) image: PlatformRecord,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -254,7 +266,7 @@ impl Receipt {
         // A failure before any variant was judged is a verdict too, where it says whose fault it is.
         self.verdict = self.verdict.or(match failure.status {
             ExitStatus::GateFailed => Some(VerdictWord::Failed),
-            ExitStatus::Host => Some(VerdictWord::Inconclusive),
+            ExitStatus::Host | ExitStatus::Infrastructure => Some(VerdictWord::Inconclusive),
             _ => None,
         });
         self.error = Some(ErrorRecord {
@@ -267,7 +279,14 @@ impl Receipt {
     /// Adds what the gate decided.
     pub(crate) fn record_verdict(&mut self, verdict: &Verdict, prepared: &Prepared) {
         self.partial = prepared.partial;
-        self.services = prepared.services.iter().map(platform_record).collect();
+        let services = prepared.services.iter().zip(&prepared.service_sources);
+        self.services = services
+            .map(|(image, (source, digest))| ServiceImageRecord {
+                source: source.clone(),
+                digest: Some(digest.clone()),
+                image: platform_record(image),
+            })
+            .collect();
         self.verdict = Some(overall(verdict));
         self.plan = Some(plan_document::digest(prepared));
         self.isolation = Some(IsolationRecord {

@@ -10,6 +10,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use smokegate_sandbox::HostError;
+
 const LOCK: &str = "lock";
 
 /// A run's directory; removed when dropped.
@@ -44,6 +46,15 @@ impl RunDir {
             parent,
             name,
             _lock: lock,
+        })
+    }
+
+    /// Makes one as [`RunDir::create`] does, in a store that is made if need be.
+    pub(crate) fn below(store: &Path) -> Result<Self, HostError> {
+        let made = fs::create_dir_all(store).and_then(|()| Self::create(store));
+        made.map_err(|error| {
+            let call = format!("making a directory in {}", store.display());
+            HostError::store(&call, error)
         })
     }
 

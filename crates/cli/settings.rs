@@ -14,9 +14,10 @@ use smokegate_registry::{
 };
 use smokegate_sandbox::{IdMap, SecretValue, Unavailable};
 
-use crate::args::{CommonArgs, PublishArgs, RepositorySetting, RunArgs, SourceArgs};
+use crate::args::{CommonArgs, PublishArgs, RegistryArgs, RepositorySetting, RunArgs, SourceArgs};
 use crate::exit_code::ExitStatus;
 use crate::failure::Failure;
+use crate::limits::Limit;
 use crate::registry_file;
 
 /// The most of an env file that is read.
@@ -55,15 +56,21 @@ pub(crate) fn open_options(source: &SourceArgs, may_be_foreign: bool) -> OpenOpt
         options.platform = platform.clone();
         options.require_platform = true;
     }
-    for limit in &source.limit {
-        limit.apply(&mut options.limits);
-    }
+    apply(&source.limit, &mut options);
     options
 }
 
-/// How the images of services are read: for the host's platform.
-pub(crate) fn default_open_options() -> OpenOptions {
-    OpenOptions::new(env::temp_dir())
+/// How the images of services are read: for the host's platform, within the limits of all images.
+pub(crate) fn service_open_options(limits: &[Limit]) -> OpenOptions {
+    let mut options = OpenOptions::new(env::temp_dir());
+    apply(limits, &mut options);
+    options
+}
+
+fn apply(limits: &[Limit], options: &mut OpenOptions) {
+    for limit in limits {
+        limit.apply(&mut options.limits);
+    }
 }
 
 /// What the run is asked for.
@@ -194,8 +201,8 @@ fn search_path() -> OsString {
 }
 
 /// How registries are reached.
-pub(crate) fn registry_options(publish: &PublishArgs) -> Result<RegistryOptions, Failure> {
-    let named = publish.registry_config.clone();
+pub(crate) fn registry_options(args: &RegistryArgs) -> Result<RegistryOptions, Failure> {
+    let named = args.registry_config.clone();
     let default = || {
         let absolute = |name: &str| {
             env::var_os(name)
@@ -213,11 +220,11 @@ pub(crate) fn registry_options(publish: &PublishArgs) -> Result<RegistryOptions,
     };
     Ok(RegistryOptions {
         registries,
-        ca_file: publish
+        ca_file: args
             .ca_file
             .clone()
             .or_else(|| env::var_os("SSL_CERT_FILE").map(PathBuf::from)),
-        plain_http: publish.plain_http,
+        plain_http: args.plain_http,
         ..RegistryOptions::default()
     })
 }

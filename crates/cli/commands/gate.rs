@@ -1,4 +1,4 @@
-//! `smokegate gate`: run an image and judge it. No registry is contacted and no credential read.
+//! `smokegate gate`: run an image and judge it. No registry is contacted, and no credential read, but for sources in registries.
 
 use std::collections::BTreeMap;
 
@@ -6,10 +6,11 @@ use crate::args::{CommonArgs, GateArgs};
 use crate::exit_code::ExitStatus;
 use crate::failure::Failure;
 use crate::gate_file::LoadedFile;
-use crate::pipeline::{self, GateSettings};
+use crate::pipeline::GateSettings;
 use crate::printer::Printer;
 use crate::receipt::Receipt;
 use crate::settings;
+use crate::sources::{Needed, Opened, Sources};
 
 pub(crate) async fn run(
     args: GateArgs,
@@ -19,19 +20,23 @@ pub(crate) async fn run(
     let file = LoadedFile::find(args.run.file.as_deref(), args.run.no_file, false, printer)?;
     let foreign = file.as_ref().is_some_and(LoadedFile::names_platforms);
     let options = settings::open_options(&args.source, foreign);
+    let sources = Sources::new(&args.registry, common, printer);
     let target = super::RunTarget {
+        sources: &sources,
         file: file.as_ref(),
         run: &args.run,
-        platform: args.source.platform.as_ref(),
+        source: &args.source,
         scratch: options.spool_dir.clone(),
         printer,
     };
     let named = args.source.image.to_string();
     if args.run.plan {
         let image = args.source.image.clone();
-        let (image, opened) = pipeline::open("image", image, options, printer).await?;
-        let mut receipt = Receipt::new(named, &image, opened);
-        let prepared = target.prepare(&image, &mut receipt).await?;
+        let Opened { image, took, .. } = sources
+            .open("image", image, options, Needed::Documents)
+            .await?;
+        let mut receipt = Receipt::new(named, &image, took);
+        let prepared = target.prepare(&image, None, &mut receipt).await?;
         return Ok(super::show_plan(
             &prepared,
             &image,
@@ -47,9 +52,17 @@ pub(crate) async fn run(
     };
     super::check_isolation(file.as_ref(), &settings.id_map)?;
     let image = args.source.image.clone();
-    let (image, opened) = pipeline::open("image", image, options, printer).await?;
-    let mut receipt = Receipt::new(named, &image, opened);
-    let prepared = target.prepare(&image, &mut receipt).await?;
+    // Which platforms run is known when the plan is.
+    let needed = if foreign {
+        Needed::Everything
+    } else {
+        Needed::Layers
+    };
+    let Opened { image, took, .. } = sources.open("image", image, options, needed).await?;
+    let mut receipt = Receipt::new(named, &image, took);
+    let prepared = target
+        .prepare(&image, Some(&settings.id_map), &mut receipt)
+        .await?;
     let verdict = super::gate(&image, &prepared, &settings, &mut receipt, printer).await?;
     let causes = match args.run.no_lint {
         true => BTreeMap::new(),

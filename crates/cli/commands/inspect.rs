@@ -6,10 +6,10 @@ use smokegate_image::{DocumentKind, Image, PlatformImage};
 use crate::args::{CommonArgs, Format, InspectArgs};
 use crate::exit_code::ExitStatus;
 use crate::failure::Failure;
-use crate::pipeline;
 use crate::printer::{Printer, harmless};
 use crate::report::progress::size;
 use crate::settings;
+use crate::sources::{Needed, Sources};
 
 pub(crate) async fn run(
     args: InspectArgs,
@@ -18,12 +18,11 @@ pub(crate) async fn run(
 ) -> Result<ExitStatus, Failure> {
     let mut options = settings::open_options(&args.source, false);
     options.require_platform = args.source.platform.is_some();
-    let source = args.source.image;
-    let image = if let smokegate_image::ImageSource::Registry { .. } = source {
-        pipeline::open("image", source, options, printer).await?.0
-    } else {
-        pipeline::blocking(move || Image::open(&source, &options)).await??
-    };
+    let sources = Sources::new(&args.registry, common, printer);
+    let opened = sources
+        .open("image", args.source.image, options, Needed::Documents)
+        .await?;
+    let image = opened.image;
     match common.format {
         Format::Json => printer.data(format!("{:#}", as_json(&image))),
         Format::Human | Format::Sarif => as_text(&image)

@@ -17,6 +17,7 @@ use crate::pipeline;
 use crate::printer::{Printer, harmless};
 use crate::report::sarif;
 use crate::settings;
+use crate::sources::{Needed, Sources};
 
 pub(crate) async fn run(
     args: LintArgs,
@@ -28,7 +29,11 @@ pub(crate) async fn run(
     let mut options = settings::open_options(&args.source, false);
     // Nothing is run, so that an image for another platform is as good.
     options.require_platform = args.source.platform.is_some();
-    let (image, _) = pipeline::open("image", args.source.image, options, printer).await?;
+    let sources = Sources::new(&args.registry, common, printer);
+    let opened = sources
+        .open("image", args.source.image, options, Needed::Layers)
+        .await?;
+    let image = opened.image;
     let findings = pipeline::blocking({
         let image = image.clone();
         move || examine(image.selected(), variables)

@@ -15,20 +15,21 @@ use std::time::Duration;
 use clap::Parser;
 use clap::error::ErrorKind;
 use smokegate_gate::Verdict;
-use smokegate_image::{Image, Platform};
+use smokegate_image::Image;
 use smokegate_lint::Finding;
 use smokegate_sandbox::IdMap;
 
-use crate::args::{Arguments, Command, Format, RunArgs};
+use crate::args::{Arguments, Command, Format, RunArgs, SourceArgs};
 use crate::exit_code::ExitStatus;
 use crate::failure::Failure;
-use crate::gate_file::{LoadedFile, Prepared};
+use crate::gate_file::{LoadedFile, Prepared, ServiceSources};
 use crate::pipeline::{self, GateSettings};
 use crate::plan_document;
 use crate::printer::Printer;
 use crate::receipt::Receipt;
 use crate::report::{github, publishing, summary, yaml};
 use crate::settings;
+use crate::sources::Sources;
 
 /// How long an interrupted run may take to end its pods.
 const GRACE: Duration = Duration::from_secs(5);
@@ -146,23 +147,32 @@ fn ask_for_reports_of_bugs(printer: Printer) {
 struct RunTarget<'a> {
     file: Option<&'a LoadedFile>,
     run: &'a RunArgs,
-    /// `--platform`.
-    platform: Option<&'a Platform>,
+    source: &'a SourceArgs,
     /// Where small files may be written.
     scratch: PathBuf,
+    sources: &'a Sources<'a>,
     printer: Printer,
 }
 
 impl RunTarget<'_> {
-    /// Settles what will be run. An image with nothing to run has failed, and the receipt says so.
-    async fn prepare(&self, image: &Image, receipt: &mut Receipt) -> Result<Prepared, Failure> {
-        let prepared = self.resolve(image).await;
+    /// Settles what will be run. An image with nothing to run has failed, a service whose image cannot be had leaves
+    /// it unjudged, and the receipt says so. Without `id_map` no layer of a service is fetched.
+    async fn prepare(
+        &self,
+        image: &Image,
+        id_map: Option<&IdMap>,
+        receipt: &mut Receipt,
+    ) -> Result<Prepared, Failure> {
+        let prepared = self.resolve(image, id_map).await;
         let prepared = prepared.and_then(|prepared| match self.run.plan {
             true => Ok(prepared),
             false => self.check_platforms(image, &prepared).map(|()| prepared),
         });
         if let Err(failure) = &prepared
-            && matches!(failure.status, ExitStatus::GateFailed | ExitStatus::Host)
+            && matches!(
+                failure.status,
+                ExitStatus::GateFailed | ExitStatus::Host | ExitStatus::Infrastructure
+            )
             && !self.run.plan
         {
             receipt.record_failure(failure);
@@ -171,12 +181,24 @@ impl RunTarget<'_> {
         prepared
     }
 
-    async fn resolve(&self, image: &Image) -> Result<Prepared, Failure> {
+    async fn resolve(&self, image: &Image, id_map: Option<&IdMap>) -> Result<Prepared, Failure> {
         let request = settings::gate_request(self.run)?;
         match self.file {
             Some(file) => {
-                file.prepare(&request, self.run, self.platform, image, self.printer)
-                    .await
+                let services = ServiceSources {
+                    sources: self.sources,
+                    limits: &self.source.limit,
+                    id_map,
+                    printer: self.printer,
+                };
+                file.prepare(
+                    &request,
+                    self.run,
+                    self.source.platform.as_ref(),
+                    image,
+                    &services,
+                )
+                .await
             }
             None if !self.run.variant.is_empty() => Err(Failure::usage(
                 "--variant names a variant of a gate file, and there is none",
@@ -190,6 +212,7 @@ impl RunTarget<'_> {
                     plan: plan?,
                     platforms: platforms.map(|one| one.platform.clone()).collect(),
                     services: Vec::new(),
+                    service_sources: Vec::new(),
                     partial: false,
                 })
             }

@@ -12,6 +12,7 @@ use crate::pipeline;
 use crate::printer::Printer;
 use crate::receipt::Receipt;
 use crate::settings;
+use crate::sources::{Needed, Opened, Sources};
 
 pub(crate) async fn run(
     args: PushArgs,
@@ -36,13 +37,20 @@ pub(crate) async fn run(
     // An image for another platform can be published as well as any.
     options.require_platform = source.platform.is_some();
     let spool = options.spool_dir.clone();
-    let (image, opened) = pipeline::open("image", source.image, options, printer).await?;
+    let sources = Sources::new(&args.registry, common, printer);
+    let Opened {
+        image,
+        took: opened,
+        ..
+    } = sources
+        .open("image", source.image, options, Needed::Everything)
+        .await?;
     let image = pipeline::compress(image, args.publish.compress, spool, printer).await?;
     if let Some(receipt) = &args.receipt {
         Receipt::must_clear(receipt, image.digest())?;
     }
     let publisher = Publisher::new(
-        settings::registry_options(&args.publish)?,
+        settings::registry_options(&args.registry)?,
         &settings::credential_environment(),
     )?;
     pipeline::create_repositories(&publisher, &targets, &args.publish, printer).await?;
@@ -72,7 +80,7 @@ pub(crate) async fn run(
 /// Finishes or undoes what a journal is about.
 async fn resume(journal: &Path, args: &PushArgs, printer: Printer) -> Result<ExitStatus, Failure> {
     let publisher = Publisher::new(
-        settings::registry_options(&args.publish)?,
+        settings::registry_options(&args.registry)?,
         &settings::credential_environment(),
     )?;
     if args.undo {

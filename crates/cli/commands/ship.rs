@@ -12,6 +12,7 @@ use crate::pipeline::{self, GateSettings};
 use crate::printer::Printer;
 use crate::receipt::Receipt;
 use crate::settings;
+use crate::sources::{Needed, Opened, Sources};
 
 pub(crate) async fn run(
     args: ShipArgs,
@@ -41,19 +42,23 @@ pub(crate) async fn run(
     let foreign = file.as_ref().is_some_and(LoadedFile::names_platforms);
     let options = settings::open_options(&args.source, foreign);
     let spool = options.spool_dir.clone();
+    let sources = Sources::new(&args.registry, common, printer);
     let target = super::RunTarget {
+        sources: &sources,
         file: file.as_ref(),
         run: &args.run,
-        platform: args.source.platform.as_ref(),
+        source: &args.source,
         scratch: spool.clone(),
         printer,
     };
     let named = args.source.image.to_string();
     if args.run.plan {
         let image = args.source.image.clone();
-        let (image, opened) = pipeline::open("image", image, options, printer).await?;
-        let mut receipt = Receipt::new(named, &image, opened);
-        let prepared = target.prepare(&image, &mut receipt).await?;
+        let Opened { image, took, .. } = sources
+            .open("image", image, options, Needed::Documents)
+            .await?;
+        let mut receipt = Receipt::new(named, &image, took);
+        let prepared = target.prepare(&image, None, &mut receipt).await?;
         let tags: Vec<String> = targets.iter().map(ToString::to_string).collect();
         return Ok(super::show_plan(
             &prepared,
@@ -70,9 +75,12 @@ pub(crate) async fn run(
     };
     super::check_isolation(file.as_ref(), &settings.id_map)?;
     let image = args.source.image.clone();
-    let (image, opened) = pipeline::open("image", image, options, printer).await?;
-    let mut receipt = Receipt::new(named.clone(), &image, opened);
-    let prepared = target.prepare(&image, &mut receipt).await?;
+    let needed = Needed::Everything;
+    let Opened { image, took, .. } = sources.open("image", image, options, needed).await?;
+    let mut receipt = Receipt::new(named.clone(), &image, took);
+    let prepared = target
+        .prepare(&image, Some(&settings.id_map), &mut receipt)
+        .await?;
     if prepared.partial && !args.publish.allow_partial {
         return Err(Failure::usage(
             "a run on some of the platforms that the gate file wants tested does not clear an image for publishing",
@@ -81,7 +89,7 @@ pub(crate) async fn run(
     }
 
     let publisher = Publisher::new(
-        settings::registry_options(&args.publish)?,
+        settings::registry_options(&args.registry)?,
         &settings::credential_environment(),
     )?;
     // A push that cannot succeed is found out before a minute is spent on running the image.
@@ -91,7 +99,7 @@ pub(crate) async fn run(
     publisher.check_targets(&targets, digest).await?;
 
     let image = pipeline::compress(image, args.publish.compress, spool, printer).await?;
-    let mut receipt = Receipt::new(named, &image, opened);
+    let mut receipt = Receipt::new(named, &image, took);
     let verdict = super::gate(&image, &prepared, &settings, &mut receipt, printer).await?;
 
     let published = match verdict.clear(image.clone()) {

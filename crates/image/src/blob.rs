@@ -66,6 +66,8 @@ pub enum Content {
     File(FileRange),
     /// In memory: documents that smokegate read or made itself.
     Bytes(Arc<[u8]>),
+    /// In the registry that described it, from which it was not fetched ([`crate::OpenOptions::absent_blobs`]).
+    Absent,
 }
 
 /// Content with the digest, size and media type its descriptor gave it. Not verified until read to the end.
@@ -113,7 +115,20 @@ impl Blob {
         let reader: Box<dyn Read + Send> = match &self.content {
             Content::File(range) => Box::new(range.reader()),
             Content::Bytes(bytes) => Box::new(io::Cursor::new(Arc::clone(bytes))),
+            Content::Absent => Box::new(AbsentReader),
         };
         VerifiedReader::new(reader, self.digest.clone(), Some(self.size))
+    }
+}
+
+/// What was not fetched cannot be read.
+struct AbsentReader;
+
+impl Read for AbsentReader {
+    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+        Err(io::Error::new(
+            io::ErrorKind::NotFound,
+            "it was not fetched from its registry",
+        ))
     }
 }

@@ -200,8 +200,8 @@ impl<'a> Loader<'a> {
                 digest: digest_of(descriptor)?,
                 role: "attached".to_owned(),
             };
-            let range = self.store.blob(&blob, descriptor.size())?;
-            self.keep(descriptor, blob.digest, Content::File(range));
+            let content = self.content(&blob, descriptor.size())?;
+            self.keep(descriptor, blob.digest, content);
         }
         Ok(())
     }
@@ -283,15 +283,27 @@ impl<'a> Loader<'a> {
         if descriptor.size() == 0 {
             return Err(Error::EmptyLayer { blob });
         }
-        let range = self.store.blob(&blob, descriptor.size())?;
-        let compression = sniff(&range, &blob)?;
+        let content = self.content(&blob, descriptor.size())?;
+        let compression = match &content {
+            Content::File(range) => sniff(range, &blob)?,
+            Content::Bytes(_) | Content::Absent => said,
+        };
         if compression != said {
             self.notes.push(format!(
                 "{blob} is not compressed as its media type `{media_type}` says"
             ));
         }
-        let kept = self.keep(descriptor, blob.digest, Content::File(range));
+        let kept = self.keep(descriptor, blob.digest, content);
         Ok((kept, compression))
+    }
+
+    /// Where a layer or attachment is; nowhere, if it may be.
+    fn content(&self, blob: &BlobName, size: u64) -> Result<Content, Error> {
+        match self.store.blob(blob, size) {
+            Ok(range) => Ok(Content::File(range)),
+            Err(Error::MissingBlob { .. }) if self.options.absent_blobs => Ok(Content::Absent),
+            Err(error) => Err(error),
+        }
     }
 
     /// Adds a blob once, and answers the one that is kept.

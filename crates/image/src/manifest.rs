@@ -2,12 +2,12 @@
 
 use std::os::unix::fs::FileExt;
 
-use oci_spec::image::Descriptor;
+use oci_spec::image::{Descriptor, ImageIndex};
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 
 use crate::error::BlobName;
-use crate::media_type::DocumentType;
+use crate::media_type::{DocumentType, document_type};
 use crate::{Compression, Digest, Error, FileRange, OpenOptions, Platform};
 
 /// BuildKit's mark on what it attaches to an image (moby/buildkit, docs/attestations/attestation-storage.md).
@@ -112,6 +112,34 @@ pub(crate) fn is_attached(descriptor: &Descriptor) -> bool {
     let unknown = platform_of(descriptor)
         .is_some_and(|platform| platform.os == "unknown" && platform.architecture == "unknown");
     annotated || unknown
+}
+
+/// The entry of an index for the platform that is wanted, if the index alone can tell: else the manifests below it
+/// must be read.
+///
+/// # Errors
+/// When it is no index, or has nothing for that platform.
+pub fn manifest_for_platform(
+    index: &[u8],
+    options: &OpenOptions,
+) -> Result<Option<Descriptor>, Error> {
+    let index: ImageIndex = parse(index, "the index")?;
+    let images = index.manifests().iter().filter(|entry| !is_attached(entry));
+    let mut entries = Vec::new();
+    let mut platforms = Vec::new();
+    for entry in images {
+        let is_index = document_type(entry.media_type().as_ref()) == Some(DocumentType::Index);
+        let Some(platform) = platform_of(entry).filter(|_| !is_index) else {
+            return Ok(None);
+        };
+        entries.push(entry);
+        platforms.push(platform);
+    }
+    if entries.is_empty() {
+        return Ok(None);
+    }
+    let selected = select(&platforms.iter().collect::<Vec<_>>(), options)?;
+    Ok(entries.get(selected).map(|entry| (*entry).clone()))
 }
 
 /// The best of `platforms` for the one that is wanted; the first of several equally good ones.

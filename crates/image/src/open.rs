@@ -24,6 +24,9 @@ pub struct OpenOptions {
     pub spool_dir: PathBuf,
     /// What the source may cost.
     pub limits: Limits,
+    /// Whether layers and attachments may be missing, as they are [`crate::Content::Absent`] then: for images
+    /// whose documents were fetched from a registry, and of the rest only what is needed.
+    pub absent_blobs: bool,
 }
 
 impl OpenOptions {
@@ -35,6 +38,7 @@ impl OpenOptions {
             require_platform: true,
             spool_dir,
             limits: Limits::default(),
+            absent_blobs: false,
         }
     }
 }

@@ -46,6 +46,15 @@ impl Access {
         }
     }
 
+    /// Reads one repository.
+    pub(crate) fn pull(repository: &str) -> Self {
+        let scopes = vec![format!("repository:{repository}:pull")];
+        Self {
+            repository: repository.to_owned(),
+            scopes,
+        }
+    }
+
     /// Also reads another one, to mount a blob from it.
     pub(crate) fn and_pull(mut self, repository: &str) -> Self {
         self.scopes.push(format!("repository:{repository}:pull"));

@@ -1,4 +1,4 @@
-//! Why something could not be published. No message holds a credential or the query of a URL.
+//! Why something could not be published or pulled. No message holds a credential or the query of a URL.
 
 use std::io;
 use std::path::PathBuf;
@@ -19,9 +19,11 @@ pub enum ErrorKind {
     Image,
     /// The registry, the way to it, or what it allows.
     Registry,
+    /// This machine: no space for what is pulled.
+    Host,
 }
 
-/// Why something could not be published.
+/// Why something could not be published or pulled.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The certificates of `--ca-file` cannot be used.
@@ -194,6 +196,28 @@ pub enum Error {
         #[source]
         source: Box<Error>,
     },
+    /// The registry has not what was asked of it.
+    #[error("the registry `{registry}` has no {what} in `{repository}`")]
+    NotFound {
+        /// The registry.
+        registry: String,
+        /// The repository.
+        repository: String,
+        /// "tag `1`", "manifest sha256:…".
+        what: String,
+    },
+    /// A manifest or index that was pulled is not what its digest names, or says what it must not.
+    #[error(transparent)]
+    Image(smokegate_image::Error),
+    /// What is pulled cannot be kept.
+    #[error("cannot write `{path}`")]
+    Keep {
+        /// The file or directory.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
     /// What was written is not what is read.
     #[error(
         "`{reference}` reads back as {}, not as {expected}",
@@ -266,7 +290,8 @@ impl Error {
             Self::CaFile { .. } | Self::ClientCertificate { .. } | Self::Journal { .. } => {
                 ErrorKind::Usage
             }
-            Self::Content { .. } => ErrorKind::Image,
+            Self::Content { .. } | Self::Image(_) => ErrorKind::Image,
+            Self::Keep { .. } => ErrorKind::Host,
             _ => ErrorKind::Registry,
         }
     }

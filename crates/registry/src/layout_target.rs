@@ -12,7 +12,7 @@ use crate::{DestinationState, Error};
 
 /// The content of the file `oci-layout`.
 pub(crate) const LAYOUT_FILE: &str = r#"{"imageLayoutVersion":"1.0.0"}"#;
-const REF_NAME: &str = "org.opencontainers.image.ref.name";
+pub(crate) const REF_NAME: &str = "org.opencontainers.image.ref.name";
 const INDEX_MEDIA_TYPE: &str = "application/vnd.oci.image.index.v1+json";
 /// Larger than any index of a layout that is used as one.
 const INDEX_LIMIT: u64 = 16 * 1024 * 1024;

@@ -1,4 +1,4 @@
-//! Plans and performs uploads to OCI registries and layouts.
+//! Plans and performs uploads to OCI registries and layouts, and downloads from registries.
 //!
 //! A [`Publisher`] looks at every [`Target`], a [`PushPlan`] is computed from what it saw without any I/O, and
 //! carrying it out moves tags only after all blobs and manifests are everywhere and have been read back.
@@ -9,6 +9,7 @@ mod auth;
 mod blob;
 mod blob_body;
 mod blob_chunks;
+mod blob_file;
 mod ecr;
 mod error;
 mod journal;
@@ -18,12 +19,15 @@ mod manifest;
 mod observer;
 mod options;
 mod publisher;
+mod pull;
+mod pull_error;
 mod push;
 mod push_content;
 mod push_plan;
 mod push_report;
 mod push_run;
 mod reference;
+mod registries;
 mod remote_state;
 mod retry;
 mod tag_moves;
@@ -40,6 +44,8 @@ pub use options::{
     ClientCertificate, PushOptions, RegistryOptions, RegistrySettings, RepositorySettings,
 };
 pub use publisher::Publisher;
+pub use pull::{Documents, Puller, Remote};
+pub use pull_error::PullError;
 pub use push_plan::{Action, PushPlan, Step, plan};
 pub use push_report::{
     BlobCount, DestinationReport, PushError, PushReport, TagPosition, TagState, TargetReport,

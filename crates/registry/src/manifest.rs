@@ -4,6 +4,7 @@
 
 use reqwest::header::{ACCEPT, CONTENT_TYPE};
 use reqwest::{Method, StatusCode};
+use serde_json::Value;
 use smokegate_image::{Algorithm, Digest, Document, Hasher};
 
 use crate::Error;
@@ -18,25 +19,47 @@ const ACCEPTED: &str = "application/vnd.oci.image.index.v1+json, \
      application/vnd.oci.image.manifest.v1+json, \
      application/vnd.docker.distribution.manifest.list.v2+json, \
      application/vnd.docker.distribution.manifest.v2+json";
+const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 /// Registries take 4 MiB; this leaves room for one that takes more.
 const LIMIT: usize = 16 * 1024 * 1024;
 
+/// A manifest or index, and what it is.
+pub(crate) struct ServedManifest {
+    pub(crate) bytes: Vec<u8>,
+    /// What the document says itself, or else the answer, or else what it looks like.
+    pub(crate) media_type: String,
+}
+
+impl ServedManifest {
+    fn new(bytes: Vec<u8>, said: String) -> Self {
+        let body: Value = serde_json::from_slice(&bytes).unwrap_or_default();
+        // A registry that serves a file as it is may say `application/json` or nothing.
+        let media_type = match body["mediaType"].as_str() {
+            Some(own) => own.to_owned(),
+            None if said.starts_with("application/vnd.") => said,
+            None if body["manifests"].is_array() => INDEX.to_owned(),
+            None => MANIFEST.to_owned(),
+        };
+        Self { bytes, media_type }
+    }
+}
+
 impl Repository {
-    /// The bytes behind a tag or digest; `None` when there is none.
+    /// The bytes behind a tag or digest of a repository that is pushed to; `None` when there is none.
     async fn manifest(&self, reference: &str) -> Result<Option<Vec<u8>>, Error> {
-        Ok(self
-            .typed_manifest(reference)
-            .await?
-            .map(|(_, bytes)| bytes))
+        let access = Access::push(&self.name);
+        let found = self.get_manifest(reference, &access).await?;
+        Ok(found.map(|manifest| manifest.bytes))
     }
 
-    /// The same with the media type, which the document says itself, or else the answer.
-    pub(crate) async fn typed_manifest(
+    /// A manifest or index as it is served; `None` when there is none.
+    pub(crate) async fn get_manifest(
         &self,
         reference: &str,
-    ) -> Result<Option<(String, Vec<u8>)>, Error> {
+        access: &Access,
+    ) -> Result<Option<ServedManifest>, Error> {
         let url = self.url(&format!("manifests/{reference}"));
-        let access = Access::push(&self.name);
         let build = || {
             self.request(Method::GET, url.clone())
                 .header(ACCEPT, ACCEPTED)
@@ -44,29 +67,18 @@ impl Repository {
         let expected = [StatusCode::OK, StatusCode::NOT_FOUND];
         let mut backoff = Backoff::new(&self.registry.options);
         loop {
-            let answer = self.send(&access, &expected, build).await?;
+            let answer = self.send(access, &expected, build).await?;
             if answer.status() == StatusCode::NOT_FOUND {
                 return Ok(None);
             }
-            let said = answer
-                .headers()
-                .get(CONTENT_TYPE)
-                .and_then(|value| value.to_str().ok())
-                .map(|value| {
-                    value
-                        .split(';')
-                        .next()
-                        .unwrap_or_default()
-                        .trim()
-                        .to_owned()
-                });
+            let said = answer.headers().get(CONTENT_TYPE);
+            let said = said.and_then(|value| value.to_str().ok());
+            // Without parameters (RFC 9110, 8.3.1).
+            let said = said.and_then(|value| value.split(';').next());
+            let said = said.unwrap_or_default().trim().to_owned();
             // A connection may also break in the middle of an answer.
             match answer.body(LIMIT).await {
-                Ok(body) => {
-                    let inside = serde_json::from_slice::<MediaType>(&body).ok();
-                    let media_type = inside.and_then(|inside| inside.media_type).or(said);
-                    return Ok(Some((media_type.unwrap_or_default(), body)));
-                }
+                Ok(bytes) => return Ok(Some(ServedManifest::new(bytes, said))),
                 Err(error) => backoff.after(error).await?,
             }
         }
@@ -223,12 +235,6 @@ impl Repository {
             }),
         }
     }
-}
-
-#[derive(serde::Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct MediaType {
-    media_type: Option<String>,
 }
 
 /// The digest of some bytes.

@@ -1,16 +1,15 @@
 //! What a run needs to publish, and the look at the targets before anything is run.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use smokegate_image::{Algorithm, Digest, Image};
 
 use crate::archive_target::ArchiveTarget;
-use crate::auth::CredentialStore;
 use crate::ecr::Ecr;
 use crate::layout_target::LayoutTarget;
+use crate::registries::Registries;
 use crate::tasks::blocking;
-use crate::transport::{Clients, Registry, Repository};
+use crate::transport::Repository;
 use crate::wire_error::WireError;
 use crate::{
     CredentialEnvironment, Destination, Error, PushError, PushObserver, PushOptions, PushReport,
@@ -20,11 +19,8 @@ use crate::{
 /// Publishes images. Holds what was learnt about registries and credentials; one serves a whole run.
 #[derive(Debug)]
 pub struct Publisher {
-    pub(crate) options: Arc<RegistryOptions>,
-    clients: Clients,
-    store: Arc<CredentialStore>,
     pub(crate) ecr: Arc<Ecr>,
-    registries: Mutex<HashMap<String, Arc<Registry>>>,
+    registries: Registries,
 }
 
 impl Publisher {
@@ -36,17 +32,10 @@ impl Publisher {
         options: RegistryOptions,
         environment: &CredentialEnvironment,
     ) -> Result<Self, Error> {
-        let clients = Clients::new(&options)?;
-        let options = Arc::new(options);
-        let (aws, path) = (environment.aws.clone(), environment.path.clone());
-        let ecr = Arc::new(Ecr::new(aws, path, &clients, Arc::clone(&options)));
-        let store = CredentialStore::new(environment).with_ecr(Arc::clone(&ecr));
+        let registries = Registries::new(options, environment)?;
         Ok(Self {
-            options,
-            clients,
-            store: Arc::new(store),
-            ecr,
-            registries: Mutex::default(),
+            ecr: Arc::clone(&registries.ecr),
+            registries,
         })
     }
 
@@ -181,23 +170,12 @@ impl Publisher {
 
     pub(crate) fn repository(&self, destination: &Destination) -> Result<Repository, Error> {
         let Destination::Repository {
-            registry: name,
+            registry,
             repository,
         } = destination
         else {
             unreachable!("only a repository has a registry")
         };
-        let mut registries = self.registries.lock().expect("no panic while held");
-        let registry = match registries.get(name) {
-            Some(registry) => Arc::clone(registry),
-            None => {
-                let (clients, store) = (&self.clients, Arc::clone(&self.store));
-                let registry = Registry::new(name, clients, store, Arc::clone(&self.options))?;
-                let registry = Arc::new(registry);
-                registries.insert(name.clone(), Arc::clone(&registry));
-                registry
-            }
-        };
-        Ok(registry.repository(repository))
+        self.registries.repository(registry, repository)
     }
 }

@@ -10,8 +10,10 @@ use std::sync::Arc;
 use smokegate_image::{Digest, Document, Image};
 
 use crate::archive_target::{ArchiveTarget, WrittenArchive};
+use crate::auth::Access;
 use crate::journal::{Entry, Journal, Kept, Move, Moves, Old};
 use crate::layout_target::LayoutTarget;
+use crate::manifest::{ServedManifest, digest};
 use crate::push::previous;
 use crate::push_content::Archives;
 use crate::tasks::blocking;
@@ -57,9 +59,10 @@ impl<'a> TagMoves<'a> {
             let was = match target.destination() {
                 destination @ Destination::Repository { .. } => {
                     let repository = publisher.repository(destination)?;
-                    let found = repository.typed_manifest(&name).await?;
-                    let kept = found.map(|(media_type, bytes)| Kept {
-                        digest: crate::manifest::digest(image.digest().algorithm(), &bytes),
+                    let access = Access::push(&repository.name);
+                    let found = repository.get_manifest(&name, &access).await?;
+                    let kept = found.map(|ServedManifest { bytes, media_type }| Kept {
+                        digest: digest(image.digest().algorithm(), &bytes),
                         media_type,
                         bytes,
                     });

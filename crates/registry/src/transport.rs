@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
 use reqwest::header::{AUTHORIZATION, HeaderMap};
 use reqwest::{Client, ClientBuilder, Method, RequestBuilder, Response, StatusCode, Url};
 
@@ -182,12 +183,17 @@ impl Answer {
         }
     }
 
+    /// The next part of the body; `None` at its end.
+    pub(crate) async fn chunk(&mut self) -> Result<Option<Bytes>, Error> {
+        let chunk = tokio::time::timeout(self.exchange.idle, self.response.chunk()).await;
+        let chunk = chunk.map_err(|_| self.exchange.stalled())?;
+        chunk.map_err(|source| self.exchange.failed(source))
+    }
+
     async fn read(&mut self, limit: usize) -> Result<(Vec<u8>, bool), Error> {
         let mut body = Vec::new();
         loop {
-            let chunk = tokio::time::timeout(self.exchange.idle, self.response.chunk()).await;
-            let chunk = chunk.map_err(|_| self.exchange.stalled())?;
-            let Some(chunk) = chunk.map_err(|source| self.exchange.failed(source))? else {
+            let Some(chunk) = self.chunk().await? else {
                 return Ok((body, true));
             };
             let room = limit - body.len();

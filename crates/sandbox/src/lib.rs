@@ -42,4 +42,6 @@ pub use pod::{
 };
 pub use pod_network::{PodNetwork, original_destination};
 pub use secret::SecretValue;
-pub use store::{FilledLayer, FilledStore, StoreRequest, fill_store, list_store, prune_store};
+pub use store::{
+    FilledLayer, FilledStore, StoreRequest, fill_store, has_layers, list_store, prune_store,
+};

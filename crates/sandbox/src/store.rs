@@ -90,21 +90,34 @@ pub(crate) fn policy(isolation: Isolation, limits: &Limits) -> Policy {
     Policy { owners, limits }
 }
 
+/// Whether the store has all layers of an image, so that [`fill_store`] will not read it.
+///
+/// # Errors
+/// [`FillError::Host`]: the store cannot be read.
+pub fn has_layers(request: &StoreRequest<'_>) -> Result<bool, FillError> {
+    let store = open_store(&request.store)?;
+    Ok(store.find(&fill_plan(request))?.is_some())
+}
+
+fn fill_plan(request: &StoreRequest<'_>) -> FillPlan {
+    let layers = request.image.layers.iter().map(|layer| FillLayer {
+        blob: LayerDigest(layer.blob.digest().clone()),
+        diff_id: layer.diff_id.clone(),
+        size: layer.blob.size(),
+    });
+    FillPlan {
+        layers: layers.collect(),
+        policy: policy(request.id_map.isolation(), &request.limits),
+    }
+}
+
 /// Answers with all layers of an image in the store, having unpacked those that were missing.
 ///
 /// # Errors
 /// [`FillError`] says whose fault it is. Nothing incomplete stays in the store.
 pub async fn fill_store(request: StoreRequest<'_>) -> Result<FilledStore, FillError> {
     let store = open_store(&request.store).map_err(FillError::from)?;
-    let layers = request.image.layers.iter().map(|layer| FillLayer {
-        blob: LayerDigest(layer.blob.digest().clone()),
-        diff_id: layer.diff_id.clone(),
-        size: layer.blob.size(),
-    });
-    let plan = FillPlan {
-        layers: layers.collect(),
-        policy: policy(request.id_map.isolation(), &request.limits),
-    };
+    let plan = fill_plan(&request);
     if let Some(held) = store.find(&plan).map_err(FillError::from)? {
         let layers = held
             .iter()
@@ -175,6 +188,14 @@ async fn unpack(request: &StoreRequest<'_>) -> Result<Vec<bool>, FillError> {
                 let mut file = File::from(file);
                 std::io::Write::write_all(&mut file, bytes).map_err(|e| host("write", e))?;
                 (Arc::new(file), 0)
+            }
+            Content::Absent => {
+                return Err(FillError::Host(HostError {
+                    step: Step::Store,
+                    call: "looking up the layers of an image in a registry".into(),
+                    errno: None,
+                    detail: "they were removed meanwhile; run again".into(),
+                }));
             }
         };
         let known = files.iter().position(|known| Arc::ptr_eq(known, &file));

@@ -38,6 +38,17 @@ pub(crate) fn publisher_with(
     home: Option<&Path>,
     docker_auth_config: &str,
 ) -> Publisher {
+    let (options, environment) = client(fake, variables, home, docker_auth_config);
+    Publisher::new(options, &environment).unwrap()
+}
+
+/// What such a publisher, or a puller, is made with.
+pub(crate) fn client(
+    fake: &FakeEcr,
+    variables: BTreeMap<String, String>,
+    home: Option<&Path>,
+    docker_auth_config: &str,
+) -> (RegistryOptions, CredentialEnvironment) {
     let settings = RegistrySettings {
         endpoint: Some(fake.url()),
         ..RegistrySettings::default()
@@ -57,7 +68,7 @@ pub(crate) fn publisher_with(
         },
         ..CredentialEnvironment::default()
     };
-    Publisher::new(options, &environment).unwrap()
+    (options, environment)
 }
 
 pub(crate) fn reference(tag: &str) -> String {

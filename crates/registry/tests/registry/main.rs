@@ -7,6 +7,7 @@ mod faults;
 mod images;
 mod layouts;
 mod moto;
+mod pull;
 mod real;
 mod schedules;
 mod scripted;

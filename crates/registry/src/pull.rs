@@ -1,0 +1,327 @@
+//! Images fetched from registries into OCI layout directories, where they are opened as any other.
+//!
+//! First the documents and configs, which say what there is; then of the blobs what the caller wants. Each is
+//! verified against the digest and size that named it before it has its name in the layout.
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use oci_spec::distribution::Reference;
+use oci_spec::image::{Descriptor, ImageIndex, ImageManifest};
+use serde_json::{Value, json};
+use smokegate_image::{Algorithm, Blob, Digest, Limits, OpenOptions, manifest_for_platform};
+
+use crate::auth::Access;
+use crate::blob_file::{cannot_keep, keep, path_in};
+use crate::layout_target::{LAYOUT_FILE, REF_NAME, index_of};
+use crate::manifest::digest;
+use crate::registries::Registries;
+use crate::tasks::bounded;
+use crate::transport::Repository;
+use crate::{CredentialEnvironment, Error, PullError, RegistryOptions};
+
+/// Which documents of an image are fetched.
+#[derive(Clone, Copy, Debug)]
+pub enum Documents<'a> {
+    /// All, as for an image that may be published: its root stays what the reference names.
+    All(&'a Limits),
+    /// Of an index only the manifest for the platform of these options, which is the layout's image then.
+    ForPlatform(&'a OpenOptions),
+}
+
+/// Fetches images. Holds what was learnt about registries and credentials; one serves a whole run.
+#[derive(Debug)]
+pub struct Puller {
+    registries: Registries,
+}
+
+/// An image in a registry whose documents are in a layout.
+#[derive(Debug)]
+pub struct Remote {
+    repository: Repository,
+    reference: String,
+    digest: Digest,
+    layout: PathBuf,
+}
+
+impl Puller {
+    /// Sets up the client. No file is read but the certificates, and nothing is dialled.
+    ///
+    /// # Errors
+    /// When the certificates cannot be used.
+    pub fn new(
+        options: RegistryOptions,
+        environment: &CredentialEnvironment,
+    ) -> Result<Self, Error> {
+        Registries::new(options, environment).map(|registries| Self { registries })
+    }
+
+    /// Finds what a reference names and fetches its documents and configs into `layout`, an empty directory.
+    ///
+    /// # Errors
+    /// [`PullError`] says whose fault it is. The directory may then hold a part of the image.
+    pub async fn documents(
+        &self,
+        reference: &Reference,
+        documents: Documents<'_>,
+        layout: &Path,
+    ) -> Result<Remote, PullError> {
+        let shown = shown(reference);
+        let fetched = self.fetch(reference, &shown, documents, layout).await;
+        fetched.map_err(|source| PullError {
+            reference: shown,
+            source,
+        })
+    }
+
+    async fn fetch(
+        &self,
+        reference: &Reference,
+        shown: &str,
+        documents: Documents<'_>,
+        layout: &Path,
+    ) -> Result<Remote, Error> {
+        // The registry's name is not case sensitive, as any host name.
+        let registry = reference.registry().to_ascii_lowercase();
+        let repository = self
+            .registries
+            .repository(&registry, reference.repository())?;
+        let root = Root::find(&repository, reference).await?;
+        let limits = match documents {
+            Documents::All(limits) => limits,
+            Documents::ForPlatform(options) => &options.limits,
+        };
+        let mut walk = Walk {
+            repository: &repository,
+            layout,
+            limits,
+            bytes: root.bytes.len() as u64,
+            seen: HashSet::from([root.digest.clone()]),
+        };
+        let mut entry = root.entry();
+        let chosen = match documents {
+            Documents::ForPlatform(options) if root.is_index() => {
+                manifest_for_platform(&root.bytes, options).map_err(Error::Image)?
+            }
+            _ => None,
+        };
+        match chosen {
+            Some(manifest) => {
+                entry = serde_json::to_value(&manifest).expect("a descriptor is JSON");
+                walk.below(vec![manifest]).await?;
+            }
+            None => {
+                keep(layout, &root.digest, &root.bytes)?;
+                let children = children(&root.bytes);
+                walk.below(children).await?;
+            }
+        }
+        entry["annotations"] = json!({ REF_NAME: shown });
+        write_index(layout, entry)?;
+        Ok(Remote {
+            repository,
+            reference: shown.to_owned(),
+            digest: root.digest,
+            layout: layout.to_owned(),
+        })
+    }
+}
+
+impl Remote {
+    /// The digest that the reference stands for: the index's, where there is one.
+    pub fn digest(&self) -> &Digest {
+        &self.digest
+    }
+
+    /// Fetches blobs into the layout, those that it has not; answers how many bytes came.
+    ///
+    /// # Errors
+    /// [`PullError`]; the layout keeps what was complete.
+    pub async fn blobs<'a>(
+        &self,
+        blobs: impl IntoIterator<Item = &'a Blob>,
+    ) -> Result<u64, PullError> {
+        let mut seen = HashSet::new();
+        let missing = blobs.into_iter().filter(|blob| {
+            !path_in(&self.layout, blob.digest()).exists() && seen.insert(blob.digest().clone())
+        });
+        let fetching = missing.map(|blob| {
+            let (repository, layout) = (self.repository.clone(), self.layout.clone());
+            let (digest, size) = (blob.digest().clone(), blob.size());
+            async move {
+                repository.get_blob(&digest, size, &layout).await?;
+                Ok(size)
+            }
+        });
+        let limit = self.repository.registry.options.parallel_uploads;
+        let fetched = bounded(limit, fetching).await;
+        let fetched = fetched.map_err(|source| PullError {
+            reference: self.reference.clone(),
+            source,
+        })?;
+        Ok(fetched.iter().sum())
+    }
+}
+
+/// What a reference names.
+struct Root {
+    digest: Digest,
+    media_type: String,
+    bytes: Vec<u8>,
+}
+
+impl Root {
+    async fn find(repository: &Repository, reference: &Reference) -> Result<Self, Error> {
+        let access = Access::pull(&repository.name);
+        // A digest counts, whatever tag stands before it (docker).
+        let pinned: Option<Digest> = match reference.digest() {
+            None => None,
+            Some(text) => Some(text.parse().map_err(|_| {
+                repository.has_no(format!("digest `{text}` that could be verified"))
+            })?),
+        };
+        let (name, what) = match (&pinned, reference.tag().unwrap_or("latest")) {
+            (Some(digest), _) => (digest.to_string(), format!("manifest {digest}")),
+            (None, tag) => (tag.to_owned(), format!("tag `{tag}`")),
+        };
+        let served = repository.get_manifest(&name, &access).await?;
+        let served = served.ok_or_else(|| repository.has_no(what))?;
+        let algorithm = pinned.as_ref().map_or(Algorithm::Sha256, Digest::algorithm);
+        let digest = digest(algorithm, &served.bytes);
+        if let Some(pinned) = pinned.filter(|pinned| *pinned != digest) {
+            return Err(other_bytes(&pinned, &digest));
+        }
+        Ok(Self {
+            digest,
+            media_type: served.media_type,
+            bytes: served.bytes,
+        })
+    }
+
+    fn is_index(&self) -> bool {
+        serde_json::from_slice::<ImageIndex>(&self.bytes).is_ok()
+    }
+
+    fn entry(&self) -> Value {
+        json!({ "mediaType": self.media_type, "digest": self.digest, "size": self.bytes.len() })
+    }
+}
+
+/// The way from the root to every manifest and config.
+struct Walk<'a> {
+    repository: &'a Repository,
+    layout: &'a Path,
+    limits: &'a Limits,
+    /// Of all documents so far.
+    bytes: u64,
+    seen: HashSet<Digest>,
+}
+
+impl Walk<'_> {
+    /// Fetches `level` and everything below it. What is malformed is left for the one who opens the layout, who
+    /// has better words for it.
+    async fn below(&mut self, mut level: Vec<Descriptor>) -> Result<(), Error> {
+        for _ in 0..=self.limits.index_depth + 1 {
+            let mut fetching = Vec::new();
+            for descriptor in level {
+                let Ok(digest) = descriptor.digest().as_ref().parse::<Digest>() else {
+                    continue;
+                };
+                if !self.seen.insert(digest.clone()) {
+                    continue;
+                }
+                self.bytes += descriptor.size();
+                if self.bytes > self.limits.documents_bytes {
+                    return Err(Error::Image(smokegate_image::Error::TooLarge {
+                        what: "all documents of the image together".to_owned(),
+                        size: self.bytes,
+                        limit: self.limits.documents_bytes,
+                    }));
+                }
+                fetching.push(document(
+                    self.repository.clone(),
+                    self.layout.to_owned(),
+                    digest,
+                    descriptor,
+                ));
+            }
+            let limit = self.repository.registry.options.parallel_uploads;
+            let fetched = bounded(limit, fetching).await?;
+            level = fetched.into_iter().flatten().collect();
+            if level.is_empty() {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Fetches a manifest, index or config; answers what it names of these.
+async fn document(
+    repository: Repository,
+    layout: PathBuf,
+    digest: Digest,
+    descriptor: Descriptor,
+) -> Result<Vec<Descriptor>, Error> {
+    let media_type = descriptor.media_type().as_ref();
+    if !media_type.contains("manifest") && !media_type.contains("index") {
+        repository
+            .get_blob(&digest, descriptor.size(), &layout)
+            .await?;
+        return Ok(Vec::new());
+    }
+    let access = Access::pull(&repository.name);
+    let served = repository
+        .get_manifest(&digest.to_string(), &access)
+        .await?;
+    let served = served.ok_or_else(|| repository.has_no(format!("manifest {digest}")))?;
+    let got = crate::manifest::digest(digest.algorithm(), &served.bytes);
+    if got != digest {
+        return Err(other_bytes(&digest, &got));
+    }
+    keep(&layout, &digest, &served.bytes)?;
+    Ok(children(&served.bytes))
+}
+
+/// What an index lists, or the config that a manifest names.
+fn children(bytes: &[u8]) -> Vec<Descriptor> {
+    if let Ok(index) = serde_json::from_slice::<ImageIndex>(bytes) {
+        return index.manifests().clone();
+    }
+    match serde_json::from_slice::<ImageManifest>(bytes) {
+        Ok(manifest) => vec![manifest.config().clone()],
+        Err(_) => Vec::new(),
+    }
+}
+
+fn other_bytes(wanted: &Digest, got: &Digest) -> Error {
+    let problem = format!("the registry sent bytes whose digest is {got}");
+    Error::Content {
+        digest: wanted.clone(),
+        source: std::io::Error::new(std::io::ErrorKind::InvalidData, problem),
+    }
+}
+
+fn write_index(layout: &Path, entry: Value) -> Result<(), Error> {
+    let index = index_of(vec![entry]).to_string();
+    for (name, text) in [("oci-layout", LAYOUT_FILE), ("index.json", &index)] {
+        let path = layout.join(name);
+        fs::write(&path, text).map_err(cannot_keep(&path))?;
+    }
+    Ok(())
+}
+
+/// A reference in full: with its registry, and a tag where it has no digest.
+fn shown(reference: &Reference) -> String {
+    let name = format!(
+        "{}/{}",
+        reference.registry().to_ascii_lowercase(),
+        reference.repository()
+    );
+    match (reference.tag(), reference.digest()) {
+        (Some(tag), Some(digest)) => format!("{name}:{tag}@{digest}"),
+        (None, Some(digest)) => format!("{name}@{digest}"),
+        (tag, None) => format!("{name}:{}", tag.unwrap_or("latest")),
+    }
+}
