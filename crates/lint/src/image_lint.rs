@@ -198,6 +198,8 @@ impl<'a> Walk<'_, 'a> {
         };
         let found = match self.programs.locate(program, caller) {
             Ok(found) => found,
+            // Where PATH may be another by now, nothing is known of a bare name.
+            Err(_) if !self.is_sure && !program.contains('/') => return,
             Err(finding) => return self.report(*finding),
         };
         let mut problems = self.programs.check(&found, caller);
