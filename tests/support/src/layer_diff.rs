@@ -149,11 +149,14 @@ fn gone(below: &Listing, whole: &Listing) -> Vec<Vec<u8>> {
 /// OCI image spec, layer.md.
 fn whiteout(tar: &mut tar::Builder<impl Write>, name: &[u8]) -> io::Result<()> {
     let name = String::from_utf8_lossy(name).into_owned();
-    let (parent, file) = name.rsplit_once('/').unwrap_or((".", &name));
+    let whiteout = match name.rsplit_once('/') {
+        Some((parent, file)) => format!("{parent}/.wh.{file}"),
+        None => format!(".wh.{name}"),
+    };
     let mut header = tar::Header::new_gnu();
     header.set_mode(0o644);
     header.set_size(0);
-    tar.append_data(&mut header, format!("{parent}/.wh.{file}"), io::empty())
+    tar.append_data(&mut header, whiteout, io::empty())
 }
 
 #[cfg(test)]
@@ -225,7 +228,7 @@ mod tests {
             ("d/changed-too", ""),
             ("d/same-three", ""),
             (&long, "3"),
-            ("./.wh.gone", ""),
+            (".wh.gone", ""),
         ];
         assert_eq!(
             found,
