@@ -364,9 +364,16 @@ fn unhealthy(run_as: RunAs) {
             .hint("the app runs and says itself that it is not well"),
             Case::of(
                 "serve",
-                "GET /nope on port 8080 did not pass in TIME (N attempts): it answered 404 Not Found",
+                "GET /nope on port 8080 did not pass in TIME (N attempts): it answered 404 Not Found; GET /healthz passes",
             )
             .flags(&["--http", "/nope"])
+            .log(&["GET /nope HTTP/1.1 404"])
+            .hint("if that is its health check, ask it: `path: /healthz` in the gate file, or --http /healthz"),
+            Case::of(
+                "serve",
+                "GET /nope on port 8080 did not pass in TIME (N attempts): it answered 404 Not Found",
+            )
+            .flags(&["--http", "/nope", "--", "--path", "/somewhere"])
             .log(&["GET /nope HTTP/1.1 404"])
             .hint("if the app answers on another path, name it with --http PATH; only 200 passes"),
             Case::of(
@@ -379,7 +386,7 @@ fn unhealthy(run_as: RunAs) {
             Case::of("serve", "nothing listens on port 9999: the app listens on 0.0.0.0:8080")
                 .flags(&["--publish", "0:9999"])
                 .log(&["listening on 0.0.0.0:8080"])
-                .hint("name the port with --publish 18080:8080"),
+                .hint("if 8080 is the port meant, name it: `port: 8080` in the gate file's probe, or --publish 18080:8080"),
             Case::of(
                 "healthcheck-fails",
                 "HEALTHCHECK `/probe-target check-http 8080 /not-there` did not pass in TIME (N attempts): it exited \
