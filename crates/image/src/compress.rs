@@ -174,11 +174,10 @@ impl Pipeline {
     fn work(&self, compression: Compression) {
         let mut block = vec![0; BLOCK];
         loop {
-            let (number, count) = match self.take(&mut block) {
-                Ok((_, 0)) => return,
-                Ok(taken) => taken,
-                Err(error) => return self.fail(Failure::Read(error)),
-            };
+            let (number, count) = self.take(&mut block);
+            if count == 0 {
+                return;
+            }
             // No fault of the layer's: there was no memory for a compressor.
             let packed = match pack(&block[..count], compression) {
                 Ok(packed) => packed,
@@ -190,22 +189,27 @@ impl Pipeline {
         }
     }
 
-    /// The next block and its number; 0 bytes at the end, or when another thread failed.
-    fn take(&self, block: &mut [u8]) -> io::Result<(u64, usize)> {
+    /// The next block and its number; 0 bytes at the end, or when this or another thread failed.
+    fn take(&self, block: &mut [u8]) -> (u64, usize) {
         let mut input = self.input.lock().expect("no thread panics holding it");
         if self.lock_output().failure.is_some() {
-            return Ok((0, 0));
+            return (0, 0);
         }
         let mut count = 0;
         while count < block.len() {
-            match input.reader.read(&mut block[count..])? {
-                0 => break,
-                more => count += more,
+            match input.reader.read(&mut block[count..]) {
+                Ok(0) => break,
+                Ok(more) => count += more,
+                Err(error) => {
+                    // Before the next thread can read: it would be told only that there was an error before.
+                    self.fail(Failure::Read(error));
+                    return (0, 0);
+                }
             }
         }
         let number = input.next;
         input.next += 1;
-        Ok((number, count))
+        (number, count)
     }
 
     fn put(&self, number: u64, packed: &[u8]) -> io::Result<()> {

@@ -22,6 +22,8 @@ const RECORD: &str = "cgroups";
 const CPU_PERIOD: u64 = 100_000;
 /// How long the kernel may take to forget processes that ended.
 const EMPTYING: Duration = Duration::from_secs(2);
+/// The same for one of a run that was killed: its processes may be gone for ps(1) and not yet for the kernel.
+const LEFT_BEHIND: Duration = Duration::from_millis(500);
 
 /// What a limit needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -338,7 +340,7 @@ pub fn remove_cgroups(run_dir: &Path) -> io::Result<()> {
             .file_name()
             .is_some_and(|name| name.to_string_lossy().starts_with("smokegate-"));
         if is_ours && path.is_absolute() {
-            remove(path, Duration::ZERO)?;
+            remove(path, LEFT_BEHIND)?;
         }
     }
     Ok(())

@@ -14,7 +14,7 @@ pub struct ImageFixture {
     pub platform: String,
     /// The `config` object of the image configuration (OCI image spec, config.md).
     pub config: Map<String, Value>,
-    /// What [`crate::debian_image`] puts beneath the layers: mmdebstrap's variant, then packages with commas.
+    /// What [`crate::debian_image()`] puts beneath the layers: mmdebstrap's variant, then packages with commas.
     pub debian: Option<String>,
     /// Bottom layer first.
     pub layers: Vec<LayerFixture>,
