@@ -49,6 +49,19 @@ impl Bench {
         self.context.run(self.words(more))
     }
 
+    /// Runs a gate file with a mistake, which the first line of the failure names.
+    fn refuses(&self, gate_file: &str, message: &str) {
+        self.context.write("smokegate.yaml", gate_file);
+        let run = self.gate(&[]);
+        run.assert_code(2);
+        let first = run
+            .stderr
+            .lines()
+            .find(|line| line.starts_with("error:"))
+            .unwrap();
+        assert!(first.contains(message), "{message}: {}", run.stderr);
+    }
+
     fn log(&self, variant: &str, container: &str) -> String {
         let file = format!("smokegate-report/logs/{variant}/{container}.log");
         let text = fs::read_to_string(self.context.dir().join(&file)).unwrap();
@@ -178,15 +191,7 @@ fn cli_a_bind_that_is_missing_or_leads_out_is_shown_with_its_place() {
         ("../etc", "it leaves the gate file's directory"),
     ] {
         let file = format!("version: 1\napp:\n  volumes:    [\"{source}:/x:ro\"]\n");
-        bench.context.write("smokegate.yaml", file);
-        let run = bench.gate(&[]);
-        run.assert_code(2);
-        let first = run
-            .stderr
-            .lines()
-            .find(|line| line.starts_with("error:"))
-            .unwrap();
-        assert!(first.contains(message), "{message}: {}", run.stderr);
+        bench.refuses(&file, message);
     }
 }
 
@@ -212,15 +217,7 @@ fn cli_a_secret_that_is_not_there_is_shown_with_its_place() {
         ("file: large", "the file `large` is larger than 500 KiB"),
     ] {
         let file = format!("version: 1\napp:\n  secrets: {{x: {{{source}}}}}\n");
-        bench.context.write("smokegate.yaml", file);
-        let run = bench.gate(&[]);
-        run.assert_code(2);
-        let first = run
-            .stderr
-            .lines()
-            .find(|line| line.starts_with("error:"))
-            .unwrap();
-        assert!(first.contains(message), "{message}: {}", run.stderr);
+        bench.refuses(&file, message);
     }
 }
 

@@ -6,7 +6,7 @@ use smokegate_gate::{
     Decision, HttpProbe, Inconclusive, Instability, LogTail, Outcome, PlanError, Probe,
     ProbeVerdict, Reason, RunError, Scheme, ServiceProblem, VariantVerdict,
 };
-use smokegate_image::ErrorKind as ImageKind;
+use smokegate_image::{ErrorKind as ImageKind, with_causes};
 use smokegate_lint::Finding;
 use smokegate_registry::ErrorKind as RegistryKind;
 use smokegate_sandbox::{
@@ -569,21 +569,6 @@ impl From<PlanError> for Failure {
     }
 }
 
-/// An error with its causes, as one sentence.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let next = cause.to_string();
-        // Some libraries repeat a cause in their own text.
-        if !text.ends_with(&next) {
-            text = format!("{text}: {next}");
-        }
-        source = cause.source();
-    }
-    text
-}
-
 impl From<smokegate_image::Error> for Failure {
     fn from(error: smokegate_image::Error) -> Self {
         let status = match error.kind() {
@@ -597,9 +582,9 @@ impl From<smokegate_image::Error> for Failure {
                 "raise the limit of open files (ulimit -n): a layout directory takes one for each blob"
             }
             ExitStatus::Host => "set TMPDIR to a directory with room for the uncompressed archive",
-            _ => return Self::new(status, chain(&error)),
+            _ => return Self::new(status, with_causes(&error)),
         };
-        let text = chain(&error);
+        let text = with_causes(&error);
         let hint = crate::limits::hint(&text).unwrap_or_else(|| hint.to_owned());
         Self::new(status, text).hint(hint)
     }
@@ -636,7 +621,7 @@ impl From<smokegate_registry::Error> for Failure {
         let hint = error.hint().map(str::to_owned);
         Self {
             hint,
-            ..Self::new(registry_status(error.kind()), chain(&error))
+            ..Self::new(registry_status(error.kind()), with_causes(&error))
         }
     }
 }

@@ -4,13 +4,13 @@ use std::path::Path;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use smokegate_image::{Blob, Digest, Image, ImageSource, OpenOptions};
+use smokegate_image::{Blob, Digest, Image, ImageSource, OpenOptions, with_causes};
 use smokegate_registry::{Documents, PullError, Puller};
 use smokegate_sandbox::{IdMap, StoreRequest, has_layers};
 
 use crate::args::{CommonArgs, RegistryArgs};
 use crate::exit_code::ExitStatus;
-use crate::failure::{Failure, chain};
+use crate::failure::Failure;
 use crate::pipeline::blocking;
 use crate::printer::{Printer, harmless};
 use crate::report::progress::size;
@@ -208,7 +208,7 @@ impl From<PullError> for Failure {
         };
         Self {
             hint: error.hint(),
-            ..Self::new(status, chain(&error))
+            ..Self::new(status, with_causes(&error))
         }
     }
 }

@@ -1,12 +1,9 @@
 //! `smokegate gate`: run an image and judge it. No registry is contacted, and no credential read, but for sources in registries.
 
-use std::collections::BTreeMap;
-
 use crate::args::{CommonArgs, GateArgs};
 use crate::exit_code::ExitStatus;
 use crate::failure::Failure;
 use crate::gate_file::LoadedFile;
-use crate::pipeline::GateSettings;
 use crate::printer::Printer;
 use crate::receipt::Receipt;
 use crate::settings;
@@ -31,26 +28,9 @@ pub(crate) async fn run(
     };
     let named = args.source.image.to_string();
     if args.run.plan {
-        let image = args.source.image.clone();
-        let Opened { image, took, .. } = sources
-            .open("image", image, options, Needed::Documents)
-            .await?;
-        let mut receipt = Receipt::new(named, &image, took);
-        let prepared = target.prepare(&image, None, &mut receipt).await?;
-        return Ok(super::show_plan(
-            &prepared,
-            &image,
-            &[],
-            common.format,
-            printer,
-        ));
+        return target.show_plan(options, &[], common.format).await;
     }
-    let settings = GateSettings {
-        store: settings::store(common)?,
-        report_dir: args.run.report_dir.clone(),
-        id_map: settings::id_map(&args.run)?,
-    };
-    super::check_isolation(file.as_ref(), &settings.id_map)?;
+    let settings = super::gate_settings(file.as_ref(), &args.run, common)?;
     let image = args.source.image.clone();
     // Which platforms run is known when the plan is.
     let needed = if foreign {
@@ -61,13 +41,10 @@ pub(crate) async fn run(
     let Opened { image, took, .. } = sources.open("image", image, options, needed).await?;
     let mut receipt = Receipt::new(named, &image, took);
     let prepared = target
-        .prepare(&image, Some(&settings.id_map), &mut receipt)
+        .prepare(&image, &settings.id_map, &mut receipt)
         .await?;
     let verdict = super::gate(&image, &prepared, &settings, &mut receipt, printer).await?;
-    let causes = match args.run.no_lint {
-        true => BTreeMap::new(),
-        false => super::lint::explain(&image, &prepared, &verdict).await,
-    };
+    let causes = super::lint::explain(&args.run, &image, &prepared, &verdict).await;
     super::report(
         &receipt,
         &verdict,

@@ -1,15 +1,14 @@
 //! `smokegate lint`: why the entrypoint could not start, without running it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::error::Error;
 
 use serde_json::json;
 use smokegate_gate::{Decision, Reason, VariantPlan, Verdict};
-use smokegate_image::{Digest, Image, ImageConfig, PlatformImage};
+use smokegate_image::{Digest, Image, ImageConfig, PlatformImage, with_causes};
 use smokegate_lint::{Finding, ImageTree, LayerIndex, Severity, Subject, lint};
 use smokegate_rootfs::ErrorKind;
 
-use crate::args::{CommonArgs, Format, LintArgs};
+use crate::args::{CommonArgs, Format, LintArgs, RunArgs};
 use crate::exit_code::ExitStatus;
 use crate::failure::Failure;
 use crate::gate_file::{LoadedFile, Prepared};
@@ -69,15 +68,20 @@ fn examine(
     }))
 }
 
-/// For each variant whose app did not start or ended: the first error that lint finds in what it ran.
+/// For each variant whose app did not start or ended: the first error that lint finds in what it ran; nothing with
+/// `--no-lint`.
 ///
 /// Layers are read for those alone, so that a run that passes is not slower. A layer that cannot be read explains
 /// nothing; whoever ran it has said so.
 pub(super) async fn explain(
+    run: &RunArgs,
     image: &Image,
     prepared: &Prepared,
     verdict: &Verdict,
 ) -> BTreeMap<String, Finding> {
+    if run.no_lint {
+        return BTreeMap::new();
+    }
     let ended = |plan: &&VariantPlan| {
         let mut verdicts = verdict.variants.iter();
         verdicts.any(|variant| variant.name == plan.name && has_ended(&variant.decision))
@@ -159,13 +163,8 @@ fn unreadable(layer: &Digest, error: &smokegate_rootfs::Error) -> Failure {
         ErrorKind::Image => ExitStatus::Image,
         ErrorKind::Host => ExitStatus::Host,
     };
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        text = format!("{text}: {inner}");
-        cause = inner.source();
-    }
-    Failure::new(status, format!("layer {layer}: {text}")).hint("build or copy the image again")
+    Failure::new(status, format!("layer {layer}: {}", with_causes(error)))
+        .hint("build or copy the image again")
 }
 
 fn show(image: &Image, findings: &[Finding], printer: Printer) {

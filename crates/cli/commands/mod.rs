@@ -15,11 +15,11 @@ use std::time::Duration;
 use clap::Parser;
 use clap::error::ErrorKind;
 use smokegate_gate::Verdict;
-use smokegate_image::Image;
+use smokegate_image::{Image, OpenOptions};
 use smokegate_lint::Finding;
 use smokegate_sandbox::IdMap;
 
-use crate::args::{Arguments, Command, Format, RunArgs, SourceArgs};
+use crate::args::{Arguments, Command, CommonArgs, Format, RunArgs, SourceArgs};
 use crate::exit_code::ExitStatus;
 use crate::failure::Failure;
 use crate::gate_file::{LoadedFile, Prepared, ServiceSources};
@@ -29,7 +29,7 @@ use crate::printer::Printer;
 use crate::receipt::Receipt;
 use crate::report::{github, publishing, summary, yaml};
 use crate::settings;
-use crate::sources::Sources;
+use crate::sources::{Needed, Opened, Sources};
 
 /// How long an interrupted run may take to end its pods.
 const GRACE: Duration = Duration::from_secs(5);
@@ -155,25 +155,43 @@ struct RunTarget<'a> {
 }
 
 impl RunTarget<'_> {
+    /// Shows what would be run, and published to `tags`, on standard output. No layer is fetched.
+    async fn show_plan(
+        &self,
+        options: OpenOptions,
+        tags: &[String],
+        format: Format,
+    ) -> Result<ExitStatus, Failure> {
+        let source = self.source.image.clone();
+        let Opened { image, .. } = self
+            .sources
+            .open("image", source, options, Needed::Documents)
+            .await?;
+        let prepared = self.resolve(&image, None).await?;
+        let document = plan_document::whole(&prepared, &image, tags);
+        match format {
+            Format::Json => self.printer.data(format!("{document:#}")),
+            Format::Human | Format::Sarif => self.printer.data(yaml::text(&document).trim_end()),
+        }
+        Ok(ExitStatus::Success)
+    }
+
     /// Settles what will be run. An image with nothing to run has failed, a service whose image cannot be had leaves
-    /// it unjudged, and the receipt says so. Without `id_map` no layer of a service is fetched.
+    /// it unjudged, and the receipt says so.
     async fn prepare(
         &self,
         image: &Image,
-        id_map: Option<&IdMap>,
+        id_map: &IdMap,
         receipt: &mut Receipt,
     ) -> Result<Prepared, Failure> {
-        let prepared = self.resolve(image, id_map).await;
-        let prepared = prepared.and_then(|prepared| match self.run.plan {
-            true => Ok(prepared),
-            false => self.check_platforms(image, &prepared).map(|()| prepared),
-        });
+        let prepared = self.resolve(image, Some(id_map)).await;
+        let prepared =
+            prepared.and_then(|prepared| self.check_platforms(image, &prepared).map(|()| prepared));
         if let Err(failure) = &prepared
             && matches!(
                 failure.status,
                 ExitStatus::GateFailed | ExitStatus::Host | ExitStatus::Infrastructure
             )
-            && !self.run.plan
         {
             receipt.record_failure(failure);
             write_reports(receipt, &self.run.report_dir)?;
@@ -181,6 +199,7 @@ impl RunTarget<'_> {
         prepared
     }
 
+    /// Without `id_map` no layer of a service is fetched.
     async fn resolve(&self, image: &Image, id_map: Option<&IdMap>) -> Result<Prepared, Failure> {
         let request = settings::gate_request(self.run)?;
         match self.file {
@@ -239,20 +258,19 @@ impl RunTarget<'_> {
     }
 }
 
-/// Shows what would be run, on standard output.
-fn show_plan(
-    prepared: &Prepared,
-    image: &Image,
-    tags: &[String],
-    format: Format,
-    printer: Printer,
-) -> ExitStatus {
-    let document = plan_document::whole(prepared, image, tags);
-    match format {
-        Format::Json => printer.data(format!("{document:#}")),
-        Format::Human | Format::Sarif => printer.data(yaml::text(&document).trim_end()),
-    }
-    ExitStatus::Success
+/// What a run gets of this host, where that is the isolation level that the gate file asks for at least.
+fn gate_settings(
+    file: Option<&LoadedFile>,
+    run: &RunArgs,
+    common: &CommonArgs,
+) -> Result<GateSettings, Failure> {
+    let settings = GateSettings {
+        store: settings::store(common)?,
+        report_dir: run.report_dir.clone(),
+        id_map: settings::id_map(run)?,
+    };
+    check_isolation(file, &settings.id_map)?;
+    Ok(settings)
 }
 
 /// Refuses an isolation level below the one that the gate file asks for.

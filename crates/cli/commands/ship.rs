@@ -1,14 +1,12 @@
 //! `smokegate ship`: gate an image, then publish the very bytes that passed to every tag.
 
-use std::collections::BTreeMap;
-
 use smokegate_registry::{Publisher, Target};
 
 use crate::args::{CommonArgs, Compress, ShipArgs};
 use crate::exit_code::ExitStatus;
 use crate::failure::Failure;
 use crate::gate_file::LoadedFile;
-use crate::pipeline::{self, GateSettings};
+use crate::pipeline;
 use crate::printer::Printer;
 use crate::receipt::Receipt;
 use crate::settings;
@@ -53,33 +51,16 @@ pub(crate) async fn run(
     };
     let named = args.source.image.to_string();
     if args.run.plan {
-        let image = args.source.image.clone();
-        let Opened { image, took, .. } = sources
-            .open("image", image, options, Needed::Documents)
-            .await?;
-        let mut receipt = Receipt::new(named, &image, took);
-        let prepared = target.prepare(&image, None, &mut receipt).await?;
         let tags: Vec<String> = targets.iter().map(ToString::to_string).collect();
-        return Ok(super::show_plan(
-            &prepared,
-            &image,
-            &tags,
-            common.format,
-            printer,
-        ));
+        return target.show_plan(options, &tags, common.format).await;
     }
-    let settings = GateSettings {
-        store: settings::store(common)?,
-        report_dir: args.run.report_dir.clone(),
-        id_map: settings::id_map(&args.run)?,
-    };
-    super::check_isolation(file.as_ref(), &settings.id_map)?;
+    let settings = super::gate_settings(file.as_ref(), &args.run, common)?;
     let image = args.source.image.clone();
     let needed = Needed::Everything;
     let Opened { image, took, .. } = sources.open("image", image, options, needed).await?;
     let mut receipt = Receipt::new(named.clone(), &image, took);
     let prepared = target
-        .prepare(&image, Some(&settings.id_map), &mut receipt)
+        .prepare(&image, &settings.id_map, &mut receipt)
         .await?;
     if prepared.partial && !args.publish.allow_partial {
         return Err(Failure::usage(
@@ -126,10 +107,7 @@ pub(crate) async fn run(
         receipt.record_failure(failure);
     }
     let refs = super::published_refs(&receipt);
-    let causes = match args.run.no_lint {
-        true => BTreeMap::new(),
-        false => super::lint::explain(&image, &prepared, &verdict).await,
-    };
+    let causes = super::lint::explain(&args.run, &image, &prepared, &verdict).await;
     let status = super::report(
         &receipt,
         &verdict,

@@ -3,12 +3,12 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use smokegate_image::Digest;
+use smokegate_image::{Digest, with_causes};
 use smokegate_registry::{BlobOutcome, PushError, PushEvent, PushObserver, PushReport, TagState};
 
 use super::progress::size;
 use crate::exit_code::ExitStatus;
-use crate::failure::{Failure, chain};
+use crate::failure::Failure;
 use crate::printer::Printer;
 
 /// Set when everything is uploaded and the next thing to change is a tag. One process publishes once.
@@ -42,7 +42,7 @@ impl PushObserver for Progress {
             } => self.printer.step(format!(
                 "publishing: {destination}: {} is tried again: {}",
                 digest.short(),
-                chain(reason)
+                with_causes(reason)
             )),
             PushEvent::BlobDone {
                 destination,
@@ -125,7 +125,7 @@ fn quoted(path: &Path) -> String {
 
 /// A push that failed: the cause, and where every tag was and is.
 pub(crate) fn failure(status: ExitStatus, error: &PushError) -> Failure {
-    let mut failure = Failure::new(status, format!("{error}: {}", chain(&error.source)));
+    let mut failure = Failure::new(status, format!("{error}: {}", with_causes(&error.source)));
     let any_moved = error.tags.iter().any(|tag| tag.is_moved() || tag.put_back);
     if any_moved {
         for tag in &error.tags {

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use smokegate_image::{Healthcheck, HealthcheckTest, ImageConfig};
+use smokegate_image::{Healthcheck, ImageConfig};
 use smokegate_sandbox::{HostConfig, ResourceLimits};
 
 use crate::plan::{APP, ContainerPlan, Probe, ProbePlan, VolumeContent, VolumePlan};
@@ -106,32 +106,15 @@ impl Draft {
     }
 }
 
-/// The image's own health check as a probe.
-pub(crate) fn healthcheck_probe(
-    config: &ImageConfig,
-    healthcheck: &Healthcheck,
-    within: Duration,
-) -> ProbePlan {
-    let args = match &healthcheck.test {
-        HealthcheckTest::Exec(args) => args.clone(),
-        HealthcheckTest::Shell(line) => shell_form(config, line),
-        HealthcheckTest::None => Vec::new(),
-    };
-    let timing = healthcheck_timing(healthcheck, within);
-    ProbePlan {
+/// The image's own health check as a probe, where it has one and it is not switched off.
+pub(crate) fn healthcheck_probe(config: &ImageConfig, within: Duration) -> Option<ProbePlan> {
+    let args = config.healthcheck_args()?;
+    let timing = healthcheck_timing(config.healthcheck.as_ref()?, within);
+    Some(ProbePlan {
         name: None,
         probe: Probe::Healthcheck { args },
         timing,
-    }
-}
-
-fn shell_form(config: &ImageConfig, line: &str) -> Vec<String> {
-    let mut args = config.shell.clone();
-    if args.is_empty() {
-        args = vec!["/bin/sh".into(), "-c".into()];
-    }
-    args.push(line.to_owned());
-    args
+    })
 }
 
 /// Docker's times, where the image names none. A zero means the default, as in Docker.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use smokegate_image::{HealthcheckTest, ImageConfig};
+use smokegate_image::ImageConfig;
 
 use crate::draft::{
     DEFAULT_INTERVAL, DEFAULT_TIMEOUT, DEFAULT_WITHIN, Draft, FIRST_DELAY, default_port,
@@ -159,15 +159,13 @@ pub(crate) fn default_probe(
     port: u16,
 ) -> Result<ProbePlan, PlanError> {
     let within = request.within.unwrap_or(DEFAULT_WITHIN);
-    let path = match (&request.http, &config.healthcheck) {
-        (Some(path), _) => path.as_str(),
-        (None, Some(healthcheck)) if healthcheck.test != HealthcheckTest::None => {
-            let mut probe = healthcheck_probe(config, healthcheck, within);
-            probe.timing.interval = request.interval.unwrap_or(probe.timing.interval);
-            return Ok(probe);
-        }
-        _ => "/healthz",
-    };
+    if request.http.is_none()
+        && let Some(mut probe) = healthcheck_probe(config, within)
+    {
+        probe.timing.interval = request.interval.unwrap_or(probe.timing.interval);
+        return Ok(probe);
+    }
+    let path = request.http.as_deref().unwrap_or("/healthz");
     if !path.starts_with('/') || path.contains(|c: char| c.is_whitespace() || c.is_control()) {
         let text = format!("`--http {path}` is not a path: it must start with `/`");
         return Err(PlanError::Flag(text));
@@ -190,6 +188,7 @@ pub(crate) fn default_probe(
 #[cfg(test)]
 mod tests {
     use smokegate_image::Healthcheck;
+    use smokegate_image::HealthcheckTest;
 
     use super::*;
 

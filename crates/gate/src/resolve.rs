@@ -10,7 +10,7 @@ mod storage;
 use std::collections::HashSet;
 use std::time::Duration;
 
-use smokegate_image::{Healthcheck, HealthcheckTest, ImageConfig};
+use smokegate_image::ImageConfig;
 use smokegate_sandbox::{HostPath, HostPathError, SecretValue};
 
 use crate::draft::{
@@ -259,10 +259,9 @@ impl Resolver<'_> {
             }
         }
         if own.probes.is_none()
-            && let Some(healthcheck) = healthcheck(config)
+            && let Some(probe) = healthcheck_probe(config, SERVICE_WITHIN)
         {
-            plan.probes
-                .push(healthcheck_probe(config, healthcheck, SERVICE_WITHIN));
+            plan.probes.push(probe);
         }
         let longest = plan.probes.iter().map(|probe| probe.timing.within).max();
         let post_ready: Vec<Vec<String>> = service
@@ -463,12 +462,11 @@ impl Resolver<'_> {
                 (Probe::Log { pattern, count }, defaults)
             }
             Question::Healthcheck => {
-                let Some(healthcheck) = healthcheck(config) else {
+                let Some(plan) = healthcheck_probe(config, within) else {
                     let hint = Some("ask it with http, tcp or exec");
                     self.problem(spec.span, "the image has no HEALTHCHECK", hint);
                     return None;
                 };
-                let plan = healthcheck_probe(config, healthcheck, within);
                 (plan.probe, plan.timing)
             }
         };
@@ -571,14 +569,6 @@ fn host_ports(ports: impl Iterator<Item = PortMap>, is_first: bool) -> Vec<PortM
             ..map
         })
         .collect()
-}
-
-/// The image's own health check, where it has one and it is not switched off.
-fn healthcheck(config: &ImageConfig) -> Option<&Healthcheck> {
-    config
-        .healthcheck
-        .as_ref()
-        .filter(|healthcheck| healthcheck.test != HealthcheckTest::None)
 }
 
 #[cfg(test)]

@@ -67,6 +67,9 @@ pub struct Healthcheck {
     pub retries: Option<u32>,
 }
 
+/// The search path of a container whose image sets none (moby, oci/defaults.go).
+pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
 /// The `Test` list of a health check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HealthcheckTest {
@@ -76,6 +79,25 @@ pub enum HealthcheckTest {
     Exec(Vec<String>),
     /// `["CMD-SHELL", line]`: run by the image's shell.
     Shell(String),
+}
+
+impl ImageConfig {
+    /// The argument vector of the image's health check; `None` where it has none or it is switched off. `SHELL` runs a
+    /// line, `/bin/sh -c` where the image names no shell.
+    pub fn healthcheck_args(&self) -> Option<Vec<String>> {
+        match &self.healthcheck.as_ref()?.test {
+            HealthcheckTest::None => None,
+            HealthcheckTest::Exec(args) => Some(args.clone()),
+            HealthcheckTest::Shell(line) => {
+                let mut args = self.shell.clone();
+                if args.is_empty() {
+                    args = vec!["/bin/sh".into(), "-c".into()];
+                }
+                args.push(line.clone());
+                Some(args)
+            }
+        }
+    }
 }
 
 /// The document as builders write it: Go leaves out empty lists, or writes them as `null`.

@@ -6,6 +6,7 @@
 
 mod archive;
 mod blob;
+mod causes;
 mod compress;
 mod compression;
 mod config;
@@ -30,8 +31,9 @@ mod verify;
 mod verify_layers;
 
 pub use blob::{Blob, Content, FileRange, FileRangeReader};
+pub use causes::with_causes;
 pub use compression::{Compression, Decoder};
-pub use config::{Healthcheck, HealthcheckTest, ImageConfig};
+pub use config::{DEFAULT_PATH, Healthcheck, HealthcheckTest, ImageConfig};
 pub use digest::{Algorithm, ChainId, DiffId, Digest, Hasher, LayerDigest, ParseDigestError};
 pub use error::{BlobName, Error, ErrorKind};
 pub use image::{Document, DocumentKind, Image, ImageParts, Layer, PlatformImage};

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use smokegate_image::{HealthcheckTest, Identity, ImageConfig, resolve_user};
+use smokegate_image::{Identity, ImageConfig, resolve_user};
 
 use crate::access::{Who, Wish};
 use crate::finding::{Finding, Severity};
@@ -158,20 +158,8 @@ fn configuration(subject: &Subject<'_>, findings: &mut Vec<Finding>) {
 }
 
 fn healthcheck(subject: &Subject<'_>, programs: &Programs<'_>, findings: &mut Vec<Finding>) {
-    let Some(check) = &subject.config.healthcheck else {
+    let Some(argv) = subject.config.healthcheck_args() else {
         return;
-    };
-    let argv = match &check.test {
-        HealthcheckTest::Exec(argv) => argv.clone(),
-        HealthcheckTest::Shell(text) => {
-            let shell = if subject.config.shell.is_empty() {
-                vec!["/bin/sh".to_owned(), "-c".to_owned()]
-            } else {
-                subject.config.shell.clone()
-            };
-            [shell, vec![text.clone()]].concat()
-        }
-        HealthcheckTest::None => return,
     };
     Walk {
         subject,

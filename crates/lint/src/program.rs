@@ -1,5 +1,7 @@
 //! Whether a program of the image could be started: what execve(2) and the dynamic linker would say.
 
+use smokegate_image::DEFAULT_PATH;
+
 use crate::access::{Who, Wish};
 use crate::elf::{Elf, machine_name};
 use crate::finding::Finding;
@@ -11,8 +13,6 @@ use crate::tree::{Found, ImageTree, Missing, NodeKind};
 const MAX_INTERPRETERS: usize = 5;
 /// The kernel reads no more of a script's first line (BINPRM_BUF_SIZE).
 const MAX_SHEBANG: usize = 256;
-/// runc's PATH for images without one.
-const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// In whose name and surroundings programs are looked up.
 pub(crate) struct Programs<'a> {

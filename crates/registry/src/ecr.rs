@@ -66,18 +66,9 @@ impl std::fmt::Debug for AwsEnvironment {
     }
 }
 
-/// An error with its causes in one line.
+/// An error with its causes in one line, control characters taken out.
 fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.ends_with(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    crate::wire_error::printable(&text)
+    crate::wire_error::printable(&smokegate_image::with_causes(error))
 }
 
 /// AWS answers a wrong signature with the request it computed, session token and all: not for people.

@@ -157,6 +157,11 @@ impl IdRanges {
         Self(merged)
     }
 
+    /// The highest id there is.
+    pub(crate) fn last(&self) -> Option<u32> {
+        self.0.last().map(|(_, last)| *last)
+    }
+
     pub(crate) fn contains(&self, id: u32) -> bool {
         self.0
             .iter()

@@ -13,7 +13,7 @@ use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
-use smokegate_image::{Identity, resolve_user};
+use smokegate_image::{DEFAULT_PATH, Identity, resolve_user};
 
 use super::executor::{ExecFailure, Failure, IdMap, Workload};
 use super::id_watch::{IdWatch, Installation, Preparation, ids_of_pod};
@@ -31,8 +31,6 @@ use crate::seccomp::Filter;
 
 /// libcontainer's state directory.
 const STATE: &str = "/run";
-/// Docker's PATH for images that set none (moby, oci/defaults.go).
-const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Larger than any sane /etc/passwd or /etc/group.
 const MAX_USER_FILE: u64 = 4 << 20;
 
@@ -550,7 +548,7 @@ fn environment(spec: &ContainerSpec, identity: &Identity) -> Vec<String> {
     let mut env = spec.env.clone();
     let has = |env: &[String], name: &str| env.iter().any(|entry| entry.starts_with(name));
     if !has(&env, "PATH=") {
-        env.insert(0, DEFAULT_PATH.to_owned());
+        env.insert(0, format!("PATH={DEFAULT_PATH}"));
     }
     if !has(&env, "HOSTNAME=") {
         env.push(format!("HOSTNAME={}", spec.hostname));

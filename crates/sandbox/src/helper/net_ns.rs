@@ -16,6 +16,7 @@ use super::firewall::{self, Border};
 use super::netlink::RouteSocket;
 use super::user_ns::unshare;
 use crate::error::{HostError, Step};
+use crate::id_calls::IdRanges;
 use crate::pod::{Listener, NetworkMode, PodSpec, Reached};
 use crate::protocol::NetworkReady;
 
@@ -309,18 +310,8 @@ fn allow_docker_defaults() -> Result<(), HostError> {
 fn allow_ping() -> Result<(), HostError> {
     let failed = failed("write(ping_group_range)");
     let map = fs::read_to_string("/proc/self/gid_map").map_err(&failed)?;
-    // INSIDE OUTSIDE COUNT (user_namespaces(7))
-    let last = |line: &str| {
-        let mut numbers = line.split_whitespace().map(str::parse::<u64>);
-        let (inside, _, count) = (
-            numbers.next()?.ok()?,
-            numbers.next()?,
-            numbers.next()?.ok()?,
-        );
-        (inside + count).checked_sub(1)
-    };
-    let last = map.lines().filter_map(last).max().unwrap_or(0);
-    let last = last.min(i32::MAX as u64);
+    let last = IdRanges::parse(&map).last().unwrap_or(0);
+    let last = last.min(i32::MAX.cast_unsigned());
     fs::write(PING_GROUPS, format!("0 {last}")).map_err(failed)
 }
 
