@@ -27,7 +27,9 @@ fn check(name: &str, arguments: &[&str], outcome: &Outcome) {
             return;
         };
         if let Some(unpacked) = &unpacked {
-            assert_same(name, &image, unpacked, &host);
+            for storage in host.storages() {
+                assert_same(name, &image, unpacked, &host, *storage);
+            }
         }
         let run = host.gate(arguments);
         match outcome {

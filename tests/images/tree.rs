@@ -9,7 +9,7 @@ use smokegate_test_support::{
     BuiltImage, ImageFixture, Need, Packing, RunAs, fixture_dir, probe_target, program, require,
 };
 
-use super::{Host, Level};
+use super::{Host, Level, Storage};
 
 /// What a container has of its own at these places, as under Docker.
 const OF_THE_CONTAINER: [&str; 7] = [
@@ -87,14 +87,14 @@ fn walked(root: &Path) -> Tree {
 }
 
 /// What a container sees, told by the probe target in it.
-fn seen_inside(host: &Host) -> Tree {
+fn seen_inside(host: &Host, storage: Storage) -> Tree {
     // As root whatever the image's USER is: every file must be readable.
     // A HEALTHCHECK could pass before all is told.
     let mut arguments = vec!["--user", "0", "--http", "/never-passes"];
     arguments.extend(["--entrypoint", "/probe-target"]);
     arguments.extend(["--", "tree", "/"]);
     arguments.extend(OF_THE_CONTAINER);
-    let run = host.gate(&arguments);
+    let run = host.gate_on(storage, &arguments);
     run.assert_code(1); // it says what was asked and ends
     let log = host.context().app_log();
     parse(log.iter().map(String::as_str))
@@ -178,13 +178,19 @@ fn for_umoci(mut fixture: ImageFixture) -> ImageFixture {
 }
 
 /// Fails the test with every difference at this level.
-pub(super) fn assert_same(name: &str, image: &BuiltImage, theirs: &Tree, host: &Host) {
-    let ours = seen_inside(host);
+pub(super) fn assert_same(
+    name: &str,
+    image: &BuiltImage,
+    theirs: &Tree,
+    host: &Host,
+    storage: Storage,
+) {
+    let ours = seen_inside(host, storage);
     assert!(!theirs.is_empty() && !ours.is_empty(), "{name}");
     let found = differences(image, host.level, theirs, &ours);
     assert!(
         found.is_empty(),
-        "{name} at level {:?}: {} of {} files differ:\n{}",
+        "{name} at level {:?} by {storage:?}: {} of {} files differ:\n{}",
         host.level,
         found.len(),
         theirs.len(),
@@ -216,7 +222,9 @@ fn root_tree_of_every_fixture_is_umocis_at_every_level() {
             let Some(host) = Host::new(level, &image) else {
                 return;
             };
-            assert_same(&name, &image, &theirs, &host);
+            for storage in host.storages() {
+                assert_same(&name, &image, &theirs, &host, *storage);
+            }
         }
         compared += 1;
     }
