@@ -10,6 +10,7 @@ mod failures;
 mod host;
 mod id_refusals;
 mod images;
+mod kept;
 mod limits;
 mod lint;
 mod network;

@@ -15,9 +15,18 @@ use crate::limits::Limit;
 #[command(version, about, max_term_width = 100, disable_help_subcommand = true)]
 pub(crate) struct Arguments {
     #[command(subcommand)]
-    pub(crate) command: Command,
+    pub(crate) command: AnyCommand,
     #[command(flatten)]
     pub(crate) common: CommonArgs,
+}
+
+#[derive(Debug, Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "a process has one")]
+pub(crate) enum AnyCommand {
+    #[command(flatten)]
+    Own(Command),
+    #[command(flatten)]
+    Kept(KeptCommand),
 }
 
 #[derive(Debug, Subcommand)]
@@ -150,6 +159,9 @@ pub(crate) struct RunArgs {
     /// How many variants run side by side [default: the number of cores]
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     pub(crate) parallel: Option<usize>,
+    /// Leave the pods of variants that do not pass running, for smokegate exec, logs and stop
+    #[arg(long)]
+    pub(crate) keep_on_failure: bool,
     /// Arguments for the entrypoint, instead of the image's CMD
     #[arg(last = true, value_name = "ARGS")]
     pub(crate) args: Vec<String>,
@@ -259,6 +271,57 @@ pub(crate) struct InspectArgs {
     pub(crate) source: SourceArgs,
     #[command(flatten)]
     pub(crate) registry: RegistryArgs,
+}
+
+/// What asks another run, the one that keeps a pod.
+#[derive(Debug, Subcommand)]
+pub(crate) enum KeptCommand {
+    /// Run a command in a pod that --keep-on-failure left
+    #[command(
+        after_help = "The command has the user, environment, files, network and rights of the container. Where the container's own process has ended, the command runs alone in its files and network. It gets a terminal where standard input and output are one, and its exit code is passed on (127: not found, 126: cannot be executed, 128+N: ended by signal N)."
+    )]
+    Exec(ExecArgs),
+    /// Show what a container of a pod that --keep-on-failure left has written
+    Logs(LogsArgs),
+    /// End pods that --keep-on-failure left, and with the last one the run that keeps them
+    Stop(StopArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExecArgs {
+    /// The variant whose pod it is
+    pub(crate) variant: String,
+    /// The container [default: app]
+    pub(crate) container: Option<String>,
+    /// The run, where several keep a pod of that variant
+    #[arg(long, value_name = "ID")]
+    pub(crate) run: Option<String>,
+    /// The command and its arguments
+    #[arg(last = true, required = true, value_name = "CMD")]
+    pub(crate) command: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LogsArgs {
+    /// The variant whose pod it is
+    pub(crate) variant: String,
+    /// The container [default: app]
+    pub(crate) container: Option<String>,
+    /// The run, where several keep a pod of that variant
+    #[arg(long, value_name = "ID")]
+    pub(crate) run: Option<String>,
+    /// Go on as more is written, until the pod ends
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StopArgs {
+    /// Only the pod of this variant
+    pub(crate) variant: Option<String>,
+    /// Only those of this run
+    #[arg(long, value_name = "ID")]
+    pub(crate) run: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]

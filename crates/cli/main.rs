@@ -5,6 +5,7 @@ mod commands;
 mod exit_code;
 mod failure;
 mod gate_file;
+mod kept;
 mod limits;
 mod network_record;
 mod pipeline;

@@ -15,6 +15,7 @@ use crate::args::{Compress, PublishArgs};
 use crate::exit_code::ExitStatus;
 use crate::failure::Failure;
 use crate::gate_file::Prepared;
+use crate::kept::Keeper;
 use crate::printer::Printer;
 use crate::report;
 use crate::run_dir::RunDir;
@@ -43,23 +44,26 @@ pub(crate) struct GateSettings {
     pub(crate) store: PathBuf,
     pub(crate) report_dir: PathBuf,
     pub(crate) id_map: IdMap,
+    pub(crate) keep_on_failure: bool,
 }
 
-/// Runs every variant.
+/// Runs every variant. Also gives what keeps the pods of those that did not pass, where that is asked for.
 pub(crate) async fn gate(
     image: &Image,
     prepared: &Prepared,
     settings: &GateSettings,
     printer: Printer,
-) -> Result<Verdict, Failure> {
+) -> Result<(Verdict, Option<Keeper>), Failure> {
     let store = &settings.store;
     let run_dir = RunDir::below(store)?;
+    let (keep, kept) = mpsc::unbounded_channel();
     let environment = RunEnvironment {
         store: settings.id_map.store_in(store),
         run_dir: run_dir.path(),
         log_dir: settings.report_dir.join("logs"),
         id_map: settings.id_map.clone(),
         limits: *image.limits(),
+        keeper: settings.keep_on_failure.then_some(keep),
     };
     printer.step(format!("isolation: {}", settings.id_map.isolation()));
     let (sender, mut events) = mpsc::unbounded_channel();
@@ -75,7 +79,12 @@ pub(crate) async fn gate(
         verdict
     };
     let (verdict, ()) = tokio::join!(run, show);
-    Ok(verdict?)
+    let verdict = verdict?;
+    let keeper = match settings.keep_on_failure {
+        true => Keeper::of(kept, run_dir, &verdict, printer),
+        false => None,
+    };
+    Ok((verdict, keeper))
 }
 
 /// Publishes an image that a verdict cleared, and whose `tested` manifests were run.

@@ -12,7 +12,9 @@ use std::path::{Path, PathBuf};
 
 use smokegate_sandbox::HostError;
 
-const LOCK: &str = "lock";
+/// A name that no variant has, whose directories are beside it.
+const LOCK: &str = ".lock";
+const PREFIX: &str = "run-";
 
 /// A run's directory; removed when dropped.
 #[derive(Debug)]
@@ -32,7 +34,7 @@ impl RunDir {
             .create(&parent)?;
         remove_abandoned(&parent)?;
         let made = tempfile::Builder::new()
-            .prefix("run-")
+            .prefix(PREFIX)
             .tempdir_in(&parent)?
             .keep();
         // Locked before it has its name: a run that looks for abandoned directories must never find a lock
@@ -58,6 +60,11 @@ impl RunDir {
         })
     }
 
+    /// What tells it from others, for people.
+    pub(crate) fn id(&self) -> String {
+        id_of(&self.name)
+    }
+
     pub(crate) fn path(&self) -> PathBuf {
         self.parent.join(&self.name)
     }
@@ -68,6 +75,20 @@ impl Drop for RunDir {
         // What cannot be removed now is tried again by the next run.
         let _ = remove(&self.parent, self.name.as_bytes());
     }
+}
+
+/// The ids and directories of all runs of a store, also of those that were killed.
+pub(crate) fn all(store: &Path) -> Vec<(String, PathBuf)> {
+    let entries = fs::read_dir(store.join("run")).into_iter().flatten();
+    let entries = entries.filter_map(Result::ok);
+    entries
+        .map(|entry| (id_of(&entry.file_name()), entry.path()))
+        .collect()
+}
+
+fn id_of(name: &OsStr) -> String {
+    let name = name.to_string_lossy();
+    name.strip_prefix(PREFIX).unwrap_or(&name).to_owned()
 }
 
 /// Removes a run's directory and the cgroups that its pods made. While one of these is in use, the record of it stays.

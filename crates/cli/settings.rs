@@ -282,6 +282,11 @@ pub(crate) struct ActionsEnvironment {
     pub(crate) output: Option<PathBuf>,
 }
 
+/// Whether this is a CI job: GitHub, Gitea, GitLab and most others say so with `CI`.
+pub(crate) fn is_ci() -> bool {
+    env::var_os("CI").is_some_and(|value| !(value.is_empty() || value == "false" || value == "0"))
+}
+
 /// `None` outside GitHub and Gitea Actions.
 pub(crate) fn actions() -> Option<ActionsEnvironment> {
     env::var_os("GITHUB_ACTIONS").filter(|value| value == "true")?;

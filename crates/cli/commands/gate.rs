@@ -43,9 +43,10 @@ pub(crate) async fn run(
     let prepared = target
         .prepare(&image, &settings.id_map, &mut receipt)
         .await?;
-    let verdict = super::gate(&image, &prepared, &settings, &mut receipt, printer).await?;
+    let (verdict, keeper) =
+        super::gate(&image, &prepared, &settings, &mut receipt, printer).await?;
     let causes = super::lint::explain(&args.run, &image, &prepared, &verdict).await;
-    super::report(
+    let status = super::report(
         &receipt,
         &verdict,
         &causes,
@@ -53,5 +54,11 @@ pub(crate) async fn run(
         common.format,
         &[],
         printer,
-    )
+    )?;
+    if let Some(keeper) = keeper {
+        keeper
+            .serve(status, common.store.as_deref(), printer)
+            .await?;
+    }
+    Ok(status)
 }

@@ -19,10 +19,13 @@ use smokegate_image::{Image, OpenOptions};
 use smokegate_lint::Finding;
 use smokegate_sandbox::IdMap;
 
-use crate::args::{Arguments, Command, CommonArgs, Format, RunArgs, SourceArgs};
+use crate::args::{
+    AnyCommand, Arguments, Command, CommonArgs, Format, KeptCommand, RunArgs, SourceArgs,
+};
 use crate::exit_code::ExitStatus;
 use crate::failure::Failure;
 use crate::gate_file::{LoadedFile, Prepared, ServiceSources};
+use crate::kept::{self, Keeper};
 use crate::pipeline::{self, GateSettings};
 use crate::plan_document;
 use crate::printer::Printer;
@@ -49,6 +52,12 @@ pub(crate) fn main() -> ExitCode {
     };
     let printer = Printer::new(&arguments.common, settings::no_color());
     ask_for_reports_of_bugs(printer);
+    let command = match arguments.command {
+        AnyCommand::Own(command) => command,
+        AnyCommand::Kept(command) => {
+            return look_into_kept_pods(&command, &arguments.common, printer);
+        }
+    };
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -62,13 +71,17 @@ pub(crate) fn main() -> ExitCode {
     };
     let status = runtime.block_on(async {
         // Dropping the command's future ends its pods and removes its directories.
-        let mut command = std::pin::pin!(run(arguments, printer));
+        let mut command = std::pin::pin!(run(command, &arguments.common, printer));
         let mut deferred = false;
         loop {
             let status = tokio::select! {
                 status = &mut command => return status,
                 status = interrupted() => status,
             };
+            // The run is over, and its verdict stands: only kept pods end now.
+            if let Some(verdict) = kept::verdict_while_keeping() {
+                return verdict;
+            }
             let word = match status {
                 ExitStatus::Interrupted => "interrupted",
                 _ => "terminated",
@@ -91,19 +104,18 @@ pub(crate) fn main() -> ExitCode {
     status.into()
 }
 
-async fn run(arguments: Arguments, printer: Printer) -> ExitStatus {
-    let common = arguments.common;
-    let result = match arguments.command {
-        Command::Lint(args) => lint::run(args, &common, printer).await,
+async fn run(command: Command, common: &CommonArgs, printer: Printer) -> ExitStatus {
+    let result = match command {
+        Command::Lint(args) => lint::run(args, common, printer).await,
         _ if common.format == Format::Sarif => Err(Failure::usage(
             "`--format sarif` is for `smokegate lint`, whose findings it holds",
         )
         .hint("use `--format json`")),
-        Command::Ship(args) => ship::run(args, &common, printer).await,
-        Command::Gate(args) => gate::run(args, &common, printer).await,
-        Command::Push(args) => push::run(args, &common, printer).await,
-        Command::Inspect(args) => inspect::run(args, &common, printer).await,
-        Command::Cache(command) => cache::run(&command, &common, printer).await,
+        Command::Ship(args) => ship::run(args, common, printer).await,
+        Command::Gate(args) => gate::run(args, common, printer).await,
+        Command::Push(args) => push::run(args, common, printer).await,
+        Command::Inspect(args) => inspect::run(args, common, printer).await,
+        Command::Cache(command) => cache::run(&command, common, printer).await,
     };
     match result {
         Ok(status) => status,
@@ -113,6 +125,20 @@ async fn run(arguments: Arguments, printer: Printer) -> ExitStatus {
             failure.status
         }
     }
+}
+
+/// They wait for another process and do nothing else meanwhile, so that they need no runtime.
+fn look_into_kept_pods(command: &KeptCommand, common: &CommonArgs, printer: Printer) -> ExitCode {
+    let done = |result: Result<(), Failure>| result.map(|()| ExitCode::SUCCESS);
+    let result = match command {
+        KeptCommand::Exec(args) => kept::exec(args, common, printer).map(ExitCode::from),
+        KeptCommand::Logs(args) => done(kept::logs(args, common, printer)),
+        KeptCommand::Stop(args) => done(kept::stop(args, common, printer)),
+    };
+    result.unwrap_or_else(|failure| {
+        failure.show(printer, None);
+        failure.status.into()
+    })
 }
 
 async fn interrupted() -> ExitStatus {
@@ -264,10 +290,14 @@ fn gate_settings(
     run: &RunArgs,
     common: &CommonArgs,
 ) -> Result<GateSettings, Failure> {
+    if run.keep_on_failure {
+        kept::check_that_somebody_can_look()?;
+    }
     let settings = GateSettings {
         store: settings::store(common)?,
         report_dir: run.report_dir.clone(),
         id_map: settings::id_map(run)?,
+        keep_on_failure: run.keep_on_failure,
     };
     check_isolation(file, &settings.id_map)?;
     Ok(settings)
@@ -297,13 +327,13 @@ async fn gate(
     settings: &GateSettings,
     receipt: &mut Receipt,
     printer: Printer,
-) -> Result<Verdict, Failure> {
+) -> Result<(Verdict, Option<Keeper>), Failure> {
     // Before anything runs: a report that cannot be written is found out now.
     write_reports(receipt, &settings.report_dir)?;
     match pipeline::gate(image, prepared, settings, printer).await {
-        Ok(verdict) => {
+        Ok((verdict, keeper)) => {
             receipt.record_verdict(&verdict, prepared);
-            Ok(verdict)
+            Ok((verdict, keeper))
         }
         Err(failure) => {
             receipt.record_failure(&failure);

@@ -81,7 +81,8 @@ pub(crate) async fn run(
 
     let image = pipeline::compress(image, args.publish.compress, spool, printer).await?;
     let mut receipt = Receipt::new(named, &image, took);
-    let verdict = super::gate(&image, &prepared, &settings, &mut receipt, printer).await?;
+    let (verdict, keeper) =
+        super::gate(&image, &prepared, &settings, &mut receipt, printer).await?;
 
     let published = match verdict.clear(image.clone()) {
         Err(_) => Ok(()),
@@ -117,7 +118,13 @@ pub(crate) async fn run(
         &refs,
         printer,
     )?;
-    published.map(|()| status)
+    published?;
+    if let Some(keeper) = keeper {
+        keeper
+            .serve(status, common.store.as_deref(), printer)
+            .await?;
+    }
+    Ok(status)
 }
 
 /// The gate file's tags.

@@ -338,6 +338,14 @@ impl<'a> ContainerRun<'a> {
         self.log.is_read().await;
     }
 
+    /// Its last lines so far, and what goes on reading its output where it still runs.
+    pub(crate) async fn leave(self) -> (LogTail, Option<LogCapture>) {
+        if self.process.exit_status().is_some() {
+            return (self.log.finish().await, None);
+        }
+        (self.log.tail(), Some(self.log))
+    }
+
     /// Its last lines, once nothing of it runs any more.
     pub(crate) async fn finish(self) -> LogTail {
         self.log.finish().await

@@ -132,6 +132,11 @@ impl LogCapture {
     pub(crate) async fn finish(mut self) -> LogTail {
         let all = async { while self.readers.join_next().await.is_some() {} };
         let _ = tokio::time::timeout(DRAIN, all).await;
+        self.tail()
+    }
+
+    /// The last lines so far; all lines so far are in the file then.
+    pub(crate) fn tail(&self) -> LogTail {
         let mut lines = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(file) = &mut lines.file {
             let _ = file.flush();
@@ -176,6 +181,10 @@ async fn read_lines(
             if byte != b'\n' {
                 line.push(byte);
             }
+        }
+        // `smokegate logs` reads the file meanwhile.
+        if let Some(file) = &mut lines.file {
+            let _ = file.flush();
         }
     }
     if !line.is_empty() {

@@ -10,6 +10,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::watch;
 
 use crate::event::Event;
+use crate::kept::KeptPod;
 use crate::mask::Mask;
 use crate::plan::GatePlan;
 use crate::variant::Variant;
@@ -28,6 +29,8 @@ pub struct RunEnvironment {
     pub id_map: IdMap,
     /// What a layer may cost.
     pub limits: Limits,
+    /// Who gets the pods of variants that did not pass, where they are to be kept.
+    pub keeper: Option<UnboundedSender<KeptPod>>,
 }
 
 /// An image's layers that could not be unpacked.

@@ -12,10 +12,12 @@ use smokegate_sandbox::{
 };
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 use crate::container_run::{Asked, ContainerRun, ContainerStart, NotStarted, Stayed, Stop};
 use crate::event::Event;
 use crate::gate_file::{Egress, Network};
+use crate::kept::{KeptContainer, KeptPod};
 use crate::log_capture::LogTail;
 use crate::mask::Mask;
 use crate::mounts;
@@ -176,6 +178,7 @@ impl<'a> Variant<'a> {
         let services = self.start_services(&sandbox).await;
         let mut not_given = Vec::new();
         let mut app_log = None;
+        let mut forwarding = JoinSet::new();
         match services.iter().find(|service| service.problem.is_some()) {
             Some(failed) => {
                 let name = failed.plan.container.name.clone();
@@ -216,7 +219,7 @@ impl<'a> Variant<'a> {
                         verdict.timings.start = Some(starting.elapsed());
                         not_given.extend(app.process.started.not_given.iter().cloned());
                         verdict.storage = Some(app.process.started.storage.clone());
-                        let mut forwarding = ports.app.forward(&sandbox, &self.plan.app.name);
+                        forwarding = ports.app.forward(&sandbox, &self.plan.app.name);
                         let _ = self.events.send(Event::Started {
                             variant: self.plan.name.clone(),
                             args: self.plan.app.args.clone(),
@@ -225,8 +228,9 @@ impl<'a> Variant<'a> {
                         });
                         self.judge(&app, &sandbox, verdict).await;
                         verdict.network = Some(network.report(&sandbox, self.plan).await);
-                        self.stop(&app, &sandbox, verdict).await;
-                        forwarding.shutdown().await;
+                        if self.keeper(verdict).is_none() {
+                            self.stop(&app, &sandbox, verdict).await;
+                        }
                         app_log = Some(app);
                     }
                 }
@@ -253,16 +257,26 @@ impl<'a> Variant<'a> {
                     .and_then(|run| run.process.exit_status())
             })
             .collect();
-        for mut forwarding in forwarding_services {
-            forwarding.shutdown().await;
+        forwarding_services.push(forwarding);
+        let mut kept = None;
+        if let Some(keeper) = self.keeper(verdict) {
+            let containers = self.kept_containers(&services, app_log.as_ref());
+            let served = (network, forwarding_services);
+            let pod = KeptPod::new(self.plan.name.clone(), containers, sandbox, served);
+            kept = Some((keeper, pod));
+        } else {
+            for mut forwarding in forwarding_services {
+                forwarding.shutdown().await;
+            }
+            network.shutdown().await;
+            // Ends every process, so that the pipes of the logs end too. Waiting for the helper blocks for a moment;
+            // other variants must not wait with it.
+            let _ = tokio::task::spawn_blocking(move || drop(sandbox)).await;
         }
-        network.shutdown().await;
-        // Ends every process, so that the pipes of the logs end too. Waiting for the helper blocks for a moment;
-        // other variants must not wait with it.
-        let _ = tokio::task::spawn_blocking(move || drop(sandbox)).await;
+        let mut pod = kept.as_mut().map(|(_, pod)| pod);
         if let Some(app) = app_log {
             let watch = Arc::clone(&app.watch);
-            verdict.log = app.finish().await;
+            verdict.log = last_lines(app, pod.as_deref_mut()).await;
             if let (true, Some(offence)) = (verdict.decision.passed(), watch.offence()) {
                 verdict.decision = Decision::Failed(Reason::Logged(offence));
             }
@@ -280,7 +294,7 @@ impl<'a> Variant<'a> {
                     if !matches!(verdict.storage, Some(Storage::Copy { .. })) {
                         verdict.storage = Some(started.storage.clone());
                     }
-                    run.finish().await
+                    last_lines(run, pod.as_deref_mut()).await
                 }
                 None => service.log,
             };
@@ -293,7 +307,34 @@ impl<'a> Variant<'a> {
                 log,
             });
         }
+        if let Some((keeper, pod)) = kept {
+            // Where nobody takes it, it is dropped and ends.
+            let _ = keeper.send(pod);
+        }
         not_given
+    }
+
+    /// Who gets the pod as it is, if this verdict stands.
+    fn keeper(&self, verdict: &VariantVerdict) -> Option<&'a UnboundedSender<KeptPod>> {
+        let keeper = self.environment.keeper.as_ref();
+        keeper.filter(|_| !verdict.decision.passed())
+    }
+
+    fn kept_containers(
+        &self,
+        services: &[ServiceRun<'_>],
+        app: Option<&ContainerRun<'_>>,
+    ) -> Vec<KeptContainer> {
+        let log_dir = self.environment.log_dir.join(&self.plan.name);
+        let kept = |name: &str, run: Option<&ContainerRun<'_>>| KeptContainer {
+            name: name.to_owned(),
+            log: log_dir.join(format!("{name}.log")),
+            process: run.map(|run| run.process.clone()),
+        };
+        let services = services
+            .iter()
+            .map(|service| kept(&service.plan.container.name, service.run.as_ref()));
+        services.chain([kept(&self.plan.app.name, app)]).collect()
     }
 
     async fn start_container(
@@ -605,6 +646,16 @@ impl<'a> Variant<'a> {
             });
         }
     }
+}
+
+/// The last lines of a container that ended with its pod, or the last ones so far of one that goes on in a kept pod.
+async fn last_lines(run: ContainerRun<'_>, pod: Option<&mut KeptPod>) -> LogTail {
+    let Some(pod) = pod else {
+        return run.finish().await;
+    };
+    let (tail, capture) = run.leave().await;
+    pod.captures.extend(capture);
+    tail
 }
 
 fn service_exited(

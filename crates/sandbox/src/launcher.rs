@@ -17,7 +17,8 @@ use crate::helper::POD_ROLE;
 use crate::host_path::HostPath;
 use crate::id_map::IdMap;
 use crate::pod::{
-    ContainerSpec, Delivery, ExecSpec, ExitStatus, IdRefusal, Listener, PodSpec, Reached, Started,
+    ContainerSpec, Delivery, EnterSpec, ExecSpec, ExitStatus, IdRefusal, Listener, PodSpec,
+    Reached, Started,
 };
 use crate::pod_network::PodNetwork;
 use crate::protocol::{Answer, Message, Request, RequestBody};
@@ -115,7 +116,7 @@ impl Helper {
 #[derive(Debug)]
 pub struct Sandbox {
     shared: Arc<Shared>,
-    reader: Option<JoinHandle<()>>,
+    reader: Mutex<Option<JoinHandle<()>>>,
     /// Removed after everything that ran in them.
     cgroups: Cgroups,
 }
@@ -182,7 +183,7 @@ impl Sandbox {
         });
         let sandbox = Self {
             shared,
-            reader: Some(reader),
+            reader: Mutex::new(Some(reader)),
             cgroups,
         };
         let binds = spec.binds.clone();
@@ -233,10 +234,37 @@ impl Sandbox {
         stderr: OwnedFd,
     ) -> Result<ExitStatus, SandboxError> {
         let name = spec.container.clone();
-        let body = RequestBody::Exec(spec);
-        let pending = self.send(body, &[stdout.as_fd(), stderr.as_fd()])?;
+        self.run(name, RequestBody::Exec(spec), vec![stdout, stderr])
+            .await
+    }
+
+    /// Runs a command in a container until it ends: beside its first process, or where that does not run, alone with
+    /// its files and network. When the future is dropped first, the command is killed.
+    ///
+    /// `fds` are its standard input, output and error; with a terminal a [`crate::Wire`] in their place, through which
+    /// the terminal's other end comes.
+    ///
+    /// # Errors
+    /// As [`Sandbox::exec`]; [`SandboxError::NoSuchContainer`] when it got no files.
+    pub async fn enter(
+        &self,
+        spec: EnterSpec,
+        fds: Vec<OwnedFd>,
+    ) -> Result<ExitStatus, SandboxError> {
+        let name = spec.container.clone();
+        self.run(name, RequestBody::Enter(spec), fds).await
+    }
+
+    async fn run(
+        &self,
+        name: String,
+        body: RequestBody,
+        fds: Vec<OwnedFd>,
+    ) -> Result<ExitStatus, SandboxError> {
+        let given: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+        let pending = self.send(body, &given)?;
         // The log ends when nobody can write to it any more.
-        drop((stdout, stderr));
+        drop(fds);
         let running = Running {
             shared: &self.shared,
             number: pending.number,
@@ -342,6 +370,16 @@ impl Sandbox {
         }
     }
 
+    /// Ends every process in the pod, and waits until they are gone; everything asked of it then fails.
+    pub fn end(&self) {
+        // The helper sees the end of the socket, ends, and the kernel ends everything in its pid namespace.
+        let _ = rustix::net::shutdown(&self.shared.wire, rustix::net::Shutdown::Both);
+        let mut reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(reader) = reader.take() {
+            let _ = reader.join();
+        }
+    }
+
     async fn request(
         &self,
         body: RequestBody,
@@ -387,11 +425,7 @@ impl Sandbox {
 
 impl Drop for Sandbox {
     fn drop(&mut self) {
-        // The helper sees the end of the socket, ends, and the kernel ends everything in its pid namespace.
-        let _ = rustix::net::shutdown(&self.shared.wire, rustix::net::Shutdown::Both);
-        if let Some(reader) = self.reader.take() {
-            let _ = reader.join();
-        }
+        self.end();
         // Now the cgroups are empty, and dropped with the rest.
     }
 }

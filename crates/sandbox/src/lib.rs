@@ -36,12 +36,13 @@ pub use id_map::{IdMap, SubordinateIds, Unavailable};
 pub use isolation::Isolation;
 pub use launcher::{Process, Sandbox};
 pub use pod::{
-    Blocked, ContainerSpec, Delivery, Dial, ExecSpec, ExitStatus, IdRefusal, Listener, MountSource,
-    MountSpec, NetworkMode, PodSpec, Reached, ResourceLimits, SecretFile, Started, Storage,
-    Transport,
+    Blocked, ContainerSpec, Delivery, Dial, EnterSpec, ExecSpec, ExitStatus, IdRefusal, Listener,
+    MountSource, MountSpec, NetworkMode, PodSpec, Reached, ResourceLimits, SecretFile, Started,
+    Storage, TerminalSize, Transport,
 };
 pub use pod_network::{PodNetwork, original_destination};
 pub use secret::SecretValue;
 pub use store::{
     FilledLayer, FilledStore, StoreRequest, fill_store, has_layers, list_store, prune_store,
 };
+pub use wire::Wire;

@@ -136,6 +136,26 @@ pub struct ExecSpec {
     pub args: Vec<String>,
 }
 
+/// A command that a person runs in a container, whether or not its first process still runs.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct EnterSpec {
+    /// The container. Once its first process has ended, the command is alone with its files and network.
+    pub container: String,
+    /// The argument vector.
+    pub args: Vec<String>,
+    /// The size of the terminal that it gets in place of three streams.
+    pub terminal: Option<TerminalSize>,
+}
+
+/// The size of a terminal, in characters; 0 where it is not known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TerminalSize {
+    /// Lines.
+    pub rows: u16,
+    /// Characters in a line.
+    pub columns: u16,
+}
+
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

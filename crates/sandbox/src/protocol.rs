@@ -9,7 +9,8 @@ use smokegate_image::{Compression, DiffId, LayerDigest, Limits};
 
 use crate::error::{HostError, StartError};
 use crate::pod::{
-    ContainerSpec, Delivery, ExecSpec, ExitStatus, IdRefusal, Listener, PodSpec, Reached, Started,
+    ContainerSpec, Delivery, EnterSpec, ExecSpec, ExitStatus, IdRefusal, Listener, PodSpec,
+    Reached, Started,
 };
 
 /// From the parent, each with a number that the answer repeats.
@@ -30,6 +31,9 @@ pub(crate) enum RequestBody {
     Start(Box<ContainerSpec>),
     /// Run a command in a container; descriptors: its stdout and stderr.
     Exec(ExecSpec),
+    /// Run a command in a container or in what it left; descriptors: its stdin, stdout and stderr, or the socket for
+    /// its terminal.
+    Enter(EnterSpec),
     /// Open a TCP connection to a container's address from inside the pod.
     Connect { container: String, port: u16 },
     /// Send a signal to a container's first process.

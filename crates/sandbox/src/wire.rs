@@ -25,20 +25,23 @@ pub(crate) const MAX_FILES: usize = MAX_FDS - 1;
 const PLAIN: u8 = 0;
 const IN_MEMFD: u8 = 1;
 
-/// One end of a control socket.
+/// One end of a socket between two processes of this program.
 #[derive(Debug)]
-pub(crate) struct Wire(OwnedFd);
+pub struct Wire(OwnedFd);
 
 impl Wire {
     /// A connected pair.
-    pub(crate) fn pair() -> io::Result<(Self, Self)> {
+    ///
+    /// # Errors
+    /// What socketpair(2) answers.
+    pub fn pair() -> io::Result<(Self, Self)> {
         let flags = SocketFlags::CLOEXEC;
         let (one, other) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
         Ok((Self(one), Self(other)))
     }
 
-    /// Takes over a socket that was inherited.
-    pub(crate) fn from_fd(fd: OwnedFd) -> Self {
+    /// Takes over a connected socket of the kind SOCK_SEQPACKET.
+    pub fn from_fd(fd: OwnedFd) -> Self {
         Self(fd)
     }
 
@@ -46,12 +49,16 @@ impl Wire {
         self.0.try_clone().map(Self)
     }
 
-    pub(crate) fn into_fd(self) -> OwnedFd {
+    /// The socket, for another process.
+    pub fn into_fd(self) -> OwnedFd {
         self.0
     }
 
     /// Sends one frame; blocks while the peer is busy.
-    pub(crate) fn send(&self, value: &impl Serialize, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// What sendmsg(2) or memfd_create(2) answers; then nothing was sent.
+    pub fn send(&self, value: &impl Serialize, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
         let mut payload = vec![PLAIN];
         serde_json::to_writer(&mut payload, value)?;
         if payload.len() <= INLINE {
@@ -92,7 +99,10 @@ impl Wire {
     }
 
     /// Receives one frame with its descriptors; `None` when the peer is gone.
-    pub(crate) fn receive<T: DeserializeOwned>(&self) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
+    ///
+    /// # Errors
+    /// What recvmsg(2) answers; or the frame is not a `T`, and lost.
+    pub fn receive<T: DeserializeOwned>(&self) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
         let mut payload = vec![0; INLINE + 1];
         let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
         let mut control = RecvAncillaryBuffer::new(&mut space);

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::error::LibcontainerError;
+use libcontainer::oci_spec::OciSpecError;
+use libcontainer::oci_spec::runtime::Spec;
 use libcontainer::syscall::syscall::SyscallType;
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
@@ -15,7 +17,7 @@ use rustix::pipe::PipeFlags;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use smokegate_image::{DEFAULT_PATH, Identity, resolve_user};
 
-use super::executor::{ExecFailure, Failure, IdMap, Workload};
+use super::executor::{ExecFailure, Failure, IdMap, NO_FD, Workload};
 use super::id_watch::{IdWatch, Installation, Preparation, ids_of_pod};
 use super::net_ns::{self, ContainerNetwork, PodNetwork};
 use super::pod::RuntimeLog;
@@ -25,25 +27,27 @@ use super::{binds, root, volume};
 use crate::error::{HostError, StartError, Step};
 use crate::id_calls::MappedIds;
 use crate::isolation::Isolation;
-use crate::pod::{ContainerSpec, MountSource, MountSpec, PodSpec, Storage};
+use crate::pod::{ContainerSpec, MountSource, MountSpec, PodSpec, Storage, TerminalSize};
 use crate::runtime_spec::{self, DEFAULT_SHM_SIZE, SpecInput, SpecMount, runtime_spec};
 use crate::seccomp::Filter;
 
 /// libcontainer's state directory.
 const STATE: &str = "/run";
+/// What docker gives a command with a terminal.
+const TERM: &str = "TERM=xterm";
 /// Larger than any sane /etc/passwd or /etc/group.
 const MAX_USER_FILE: u64 = 4 << 20;
 
-/// A container that was started.
+/// A container: its root, its network, and what its processes are given. It stays when its first process has ended, or
+/// could not be started, so that a person can look around in it.
 pub(super) struct Container {
     pub(super) name: String,
-    pub(super) pid: Pid,
-    pub(super) pidfd: OwnedFd,
+    /// While it runs.
+    pub(super) first: Option<Running>,
     pub(super) network: ContainerNetwork,
     pub(super) not_given: Vec<String>,
     pub(super) storage: Storage,
-    /// For the pod to serve, until it takes it.
-    pub(super) id_watch: Option<IdWatch>,
+    /// Of its first process; what is exec'd differs in the arguments.
     workload: Workload,
     /// Kept open for what is exec'd later; the workload names them by number.
     _cgroups: Vec<OwnedFd>,
@@ -52,23 +56,33 @@ pub(super) struct Container {
     isolation: Isolation,
 }
 
-/// Descriptors that become a process's standard output and error.
-pub(super) struct Stdio {
-    pub(super) stdout: OwnedFd,
-    pub(super) stderr: OwnedFd,
+/// A process that has become its program.
+pub(super) struct Running {
+    pub(super) pid: Pid,
+    pub(super) pidfd: OwnedFd,
+}
+
+/// What becomes a process's standard streams.
+pub(super) enum Stdio {
+    Streams {
+        /// /dev/null where there is none.
+        stdin: Option<OwnedFd>,
+        stdout: OwnedFd,
+        stderr: OwnedFd,
+    },
+    /// A terminal of the container's own, whose other end is sent through the socket.
+    Terminal { socket: OwnedFd, size: TerminalSize },
 }
 
 impl Container {
-    /// Joins the layers, makes the network and starts the first process.
+    /// Joins the layers and makes the network; nothing runs yet.
     ///
-    /// On an error nothing of the container runs; its directories stay until the pod ends.
-    pub(super) fn start(
+    /// On an error its directories stay until the pod ends.
+    pub(super) fn prepare(
         spec: ContainerSpec,
-        stdio: Stdio,
         cgroups: Vec<OwnedFd>,
         pod: &PodSpec,
         pod_network: &mut PodNetwork,
-        log: &RuntimeLog,
     ) -> Result<Self, StartError> {
         let isolation = pod.isolation;
         let host = &spec.host_config;
@@ -98,31 +112,28 @@ impl Container {
             remove_dangling_link(&root_fd, Path::new(destination))
                 .map_err(|errno| runtime_error(&format!("unlinkat({destination})"), errno))?;
         }
-        give_away(&stdio, &identity, isolation)?;
 
         let (id_map, set_groups, mut not_given) = match isolation {
             Isolation::Root | Isolation::Subuid => (IdMap::AsInPod, true, Vec::new()),
             Isolation::Single => single_id_map(&identity, &spec.user),
         };
         not_given.extend(rights.not_given);
-        let (report_read, report_write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)
-            .map_err(|errno| runtime_error("pipe2", errno))?;
         not_given.extend(not_kept);
-        let (prepared, id_watch) = prepare_watch(id_map, &identity)?;
         let workload = Workload {
             env: environment(&spec, &identity),
             args: spec.args.clone(),
             identity,
             id_map,
             set_groups,
-            id_watch,
+            id_watch: None,
             filter: Filter::docker_default(rights.bounding),
             bounding: rights.bounding,
             ulimits: host.ulimits.clone(),
             no_new_privileges: host.no_new_privileges,
             init: host.init,
             cgroups: cgroups.iter().map(AsRawFd::as_raw_fd).collect(),
-            report: report_write.as_raw_fd(),
+            terminal: None,
+            report: NO_FD,
         };
         let bundle = dir.join("bundle");
         let net_namespace =
@@ -140,55 +151,16 @@ impl Container {
             read_only: host.read_only,
             shm_size: host.shm_size.unwrap_or(DEFAULT_SHM_SIZE),
         })
-        .map_err(|error| runtime_error("runtime spec", std::io::Error::other(error)))?;
+        .map_err(spec_error)?;
         runtime
             .save(bundle.join("config.json"))
-            .map_err(|error| runtime_error("runtime spec", std::io::Error::other(error)))?;
-
-        log.clear();
-        let mut container = ContainerBuilder::new(spec.name.clone(), SyscallType::Linux)
-            .with_root_path(STATE)
-            .map(|builder| builder.with_executor(workload.clone()))
-            .map(|builder| builder.with_stdout(stdio.stdout).with_stderr(stdio.stderr))
-            .and_then(|builder| builder.as_init(&bundle).with_systemd(false).build())
-            .map_err(|error| libcontainer_error(&error, log))?;
-        let pid = container
-            .pid()
-            .map(|pid| pid.as_raw())
-            .and_then(Pid::from_raw)
-            .ok_or_else(|| {
-                runtime_error(
-                    "libcontainer",
-                    std::io::Error::other("the container has no pid"),
-                )
-            })?;
-        let pidfd = pidfd_open(pid, PidfdFlags::empty())
-            .map_err(|errno| runtime_error("pidfd_open", errno))?;
-        if let Err(error) = container.start() {
-            // It waits to be started, for ever.
-            let _ = rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::KILL);
-            return Err(libcontainer_error(&error, log));
-        }
-        drop(report_write);
-        reached_program(report_read)?;
-        let id_watch = match prepared.map(|prepared| prepared.finish(&spec.name)) {
-            None => None,
-            Some(Ok(watch)) => Some(watch),
-            Some(Err(why)) => {
-                not_given.push(format!(
-                    "whether a call failed only because its ids are not mapped (seccomp(SECCOMP_FILTER_FLAG_NEW_LISTENER): {why})"
-                ));
-                None
-            }
-        };
+            .map_err(spec_error)?;
         Ok(Self {
             name: spec.name,
-            pid,
-            pidfd,
+            first: None,
             network,
             not_given,
             storage,
-            id_watch,
             workload,
             _cgroups: cgroups,
             dir,
@@ -197,64 +169,177 @@ impl Container {
         })
     }
 
-    /// Runs a command beside the first process, with the same identity and rights.
+    /// Starts the first process. On an error nothing runs.
+    pub(super) fn start(
+        &mut self,
+        stdio: Stdio,
+        log: &RuntimeLog,
+    ) -> Result<Option<IdWatch>, StartError> {
+        let bundle = self.dir.join("bundle");
+        let place = Place::New {
+            id: &self.name,
+            bundle: &bundle,
+        };
+        let (running, watch) = self.launch(place, self.workload.clone(), stdio, log)?;
+        self.first = Some(running);
+        Ok(watch.unwrap_or_else(|why| {
+            self.not_given.push(format!(
+                "whether a call failed only because its ids are not mapped (seccomp(SECCOMP_FILTER_FLAG_NEW_LISTENER): {why})"
+            ));
+            None
+        }))
+    }
+
+    /// Runs a command with the identity and rights of the first process: beside it, or where that does not run, as the
+    /// only program of another container with the same root and network. `number` is no other command's.
     pub(super) fn exec(
         &self,
+        number: u64,
         args: Vec<String>,
         stdio: Stdio,
         log: &RuntimeLog,
-    ) -> Result<(Pid, OwnedFd, Option<IdWatch>), StartError> {
-        give_away(&stdio, &self.workload.identity, self.isolation)?;
-        let (report_read, report_write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)
-            .map_err(|errno| runtime_error("pipe2", errno))?;
-        let user_namespace;
+    ) -> Result<(Running, Option<IdWatch>), StartError> {
         let mut workload = self.workload.clone();
-        workload.report = report_write.as_raw_fd();
-        workload.init = false;
-        let process = self.dir.join("bundle/process.json");
-        let text = runtime_spec::process(&args, &self.working_dir)
-            .map_err(std::io::Error::other)
-            .and_then(|described| Ok(serde_json::to_vec(&described)?));
-        text.and_then(|text| fs::write(&process, text))
-            .map_err(|error| runtime_error("write(process.json)", error))?;
-        workload.args = args;
-        if matches!(workload.id_map, IdMap::Nested) {
-            let path = format!("/proc/{}/ns/user", self.pid.as_raw_nonzero());
-            user_namespace = File::open(path).map_err(|e| runtime_error("open(ns/user)", e))?;
-            workload.id_map = IdMap::Joined(user_namespace.as_raw_fd());
+        if matches!(stdio, Stdio::Terminal { .. }) && !has(&workload.env, "TERM=") {
+            workload.env.push(TERM.to_owned());
         }
-        let (prepared, id_watch) = prepare_watch(self.workload.id_map, &self.workload.identity)?;
-        workload.id_watch = id_watch;
-        log.clear();
-        let pid = ContainerBuilder::new(self.name.clone(), SyscallType::Linux)
-            .with_root_path(STATE)
-            .map(|builder| builder.with_executor(workload))
-            .map(|builder| builder.with_stdout(stdio.stdout).with_stderr(stdio.stderr))
-            .and_then(|builder| {
-                let tenant = builder.as_tenant().with_process(Some(&process));
-                tenant.with_detach(true).build()
-            });
-        drop(report_write);
-        let pid = match pid {
-            Ok(pid) => pid,
-            Err(error) => {
-                // The executor's own report says more than libcontainer's flattened text.
-                reached_program(report_read)?;
-                return Err(libcontainer_error(&error, log));
+        let process = runtime_spec::process(&args, &self.working_dir).map_err(spec_error)?;
+        workload.args = args;
+        let (running, watch) = match &self.first {
+            Some(first) => {
+                let user_namespace;
+                if matches!(workload.id_map, IdMap::Nested) {
+                    let path = format!("/proc/{}/ns/user", first.pid.as_raw_nonzero());
+                    user_namespace =
+                        File::open(path).map_err(|e| runtime_error("open(ns/user)", e))?;
+                    workload.id_map = IdMap::Joined(user_namespace.as_raw_fd());
+                }
+                workload.init = false;
+                let file = self.dir.join("bundle/process.json");
+                serde_json::to_vec(&process)
+                    .map_err(std::io::Error::from)
+                    .and_then(|text| fs::write(&file, text))
+                    .map_err(|error| runtime_error("write(process.json)", error))?;
+                self.launch(Place::Beside { process: &file }, workload, stdio, log)?
+            }
+            None => {
+                // As process 1 it would not get the signals of a terminal, nor expect to reap (pid_namespaces(7)).
+                workload.init = true;
+                let first = self.dir.join("bundle/config.json");
+                let mut runtime = Spec::load(first).map_err(spec_error)?;
+                runtime.set_process(Some(process));
+                let bundle = self.dir.join(format!("bundle-{number}"));
+                root::make_dir(&bundle).map_err(StartError::Host)?;
+                let file = bundle.join("config.json");
+                runtime.save(file).map_err(spec_error)?;
+                let id = format!("{}-{number}", self.name);
+                let place = Place::New {
+                    id: &id,
+                    bundle: &bundle,
+                };
+                self.launch(place, workload, stdio, log)?
             }
         };
-        reached_program(report_read)?;
-        let pid = Pid::from_raw(pid.as_raw()).ok_or_else(|| {
-            runtime_error(
-                "libcontainer",
-                std::io::Error::other("the process has no pid"),
-            )
+        // Where there is none, the container's start has told of it.
+        Ok((running, watch.ok().flatten()))
+    }
+
+    /// Has libcontainer run a process, and waits until it is its program. The watch's error says why there is none.
+    fn launch(
+        &self,
+        place: Place<'_>,
+        mut workload: Workload,
+        stdio: Stdio,
+        log: &RuntimeLog,
+    ) -> Result<(Running, Result<Option<IdWatch>, String>), StartError> {
+        let (report_read, report_write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)
+            .map_err(|errno| runtime_error("pipe2", errno))?;
+        workload.report = report_write.as_raw_fd();
+        let (prepared, id_watch) = prepare_watch(self.workload.id_map, &self.workload.identity)?;
+        workload.id_watch = id_watch;
+        give_away(&stdio, &self.workload.identity, self.isolation)?;
+        let socket;
+        let mut streams = None;
+        match stdio {
+            Stdio::Streams {
+                stdin,
+                stdout,
+                stderr,
+            } => streams = Some((stdin, stdout, stderr)),
+            Stdio::Terminal { socket: fd, size } => {
+                socket = fd;
+                workload.terminal = Some((socket.as_raw_fd(), size));
+            }
+        }
+        log.clear();
+        let id = match place {
+            Place::New { id, .. } => id,
+            Place::Beside { .. } => &self.name,
+        };
+        let builder = ContainerBuilder::new(id.to_owned(), SyscallType::Linux)
+            .with_root_path(STATE)
+            .map(|builder| builder.with_executor(workload))
+            .map(|builder| match streams {
+                Some((stdin, stdout, stderr)) => {
+                    let builder = builder.with_stdout(stdout).with_stderr(stderr);
+                    match stdin {
+                        Some(stdin) => builder.with_stdin(stdin),
+                        None => builder,
+                    }
+                }
+                None => builder,
+            })
+            .map_err(|error| libcontainer_error(&error, log))?;
+        let running = match place {
+            Place::New { bundle, .. } => {
+                let mut container = builder
+                    .as_init(bundle)
+                    .with_systemd(false)
+                    .build()
+                    .map_err(|error| libcontainer_error(&error, log))?;
+                let running = Running::of(container.pid().map(|pid| pid.as_raw()))?;
+                if let Err(error) = container.start() {
+                    // It waits to be started, for ever.
+                    let kill = rustix::process::Signal::KILL;
+                    let _ = rustix::process::pidfd_send_signal(&running.pidfd, kill);
+                    return Err(libcontainer_error(&error, log));
+                }
+                drop(report_write);
+                reached_program(report_read)?;
+                running
+            }
+            Place::Beside { process } => {
+                let tenant = builder.as_tenant().with_process(Some(process));
+                let pid = tenant.with_detach(true).build();
+                drop(report_write);
+                // The executor's own report says more than libcontainer's flattened text.
+                reached_program(report_read)?;
+                let pid = pid.map_err(|error| libcontainer_error(&error, log))?;
+                Running::of(Some(pid.as_raw()))?
+            }
+        };
+        let watch = prepared.map(|prepared| prepared.finish(&self.name));
+        Ok((running, watch.transpose()))
+    }
+}
+
+/// Where a process is put.
+enum Place<'a> {
+    /// It is the first of a container of libcontainer's.
+    New { id: &'a str, bundle: &'a Path },
+    /// It joins the first one of this container.
+    Beside { process: &'a Path },
+}
+
+impl Running {
+    fn of(pid: Option<i32>) -> Result<Self, StartError> {
+        let pid = pid.and_then(Pid::from_raw).ok_or_else(|| {
+            let error = std::io::Error::other("the process has no pid");
+            runtime_error("libcontainer", error)
         })?;
         let pidfd = pidfd_open(pid, PidfdFlags::empty())
             .map_err(|errno| runtime_error("pidfd_open", errno))?;
-        // Where there is none, the container's start has told of it.
-        let watch = prepared.and_then(|prepared| prepared.finish(&self.name).ok());
-        Ok((pid, pidfd, watch))
+        Ok(Self { pid, pidfd })
     }
 }
 
@@ -276,10 +361,18 @@ fn prepare_watch(
 /// So that the program may open /dev/stdout again under its own user. In a single-id map only id 0 exists here, and the
 /// nested map makes that the container's user.
 fn give_away(stdio: &Stdio, identity: &Identity, isolation: Isolation) -> Result<(), StartError> {
+    let Stdio::Streams {
+        stdin,
+        stdout,
+        stderr,
+    } = stdio
+    else {
+        return Ok(());
+    };
     if isolation.has_all_ids() {
         let owner = Some(rustix::fs::Uid::from_raw(identity.uid));
         let group = Some(rustix::fs::Gid::from_raw(identity.gid));
-        for stream in [&stdio.stdout, &stdio.stderr] {
+        for stream in stdin.iter().chain([stdout, stderr]) {
             rustix::fs::fchown(stream, owner, group)
                 .map_err(|errno| id_error("fchown(stdout)", errno.raw_os_error()))?;
         }
@@ -289,6 +382,10 @@ fn give_away(stdio: &Stdio, identity: &Identity, isolation: Isolation) -> Result
 
 fn runtime_error(call: &str, error: impl Into<std::io::Error>) -> StartError {
     StartError::Host(HostError::new(Step::Runtime, call, error))
+}
+
+fn spec_error(error: OciSpecError) -> StartError {
+    runtime_error("runtime spec", std::io::Error::other(error))
 }
 
 fn libcontainer_error(error: &LibcontainerError, log: &RuntimeLog) -> StartError {
@@ -546,7 +643,6 @@ fn single_id_map(identity: &Identity, user: &str) -> (IdMap, bool, Vec<String>) 
 /// The image's and the user's variables, with the ones Docker adds where they are missing.
 fn environment(spec: &ContainerSpec, identity: &Identity) -> Vec<String> {
     let mut env = spec.env.clone();
-    let has = |env: &[String], name: &str| env.iter().any(|entry| entry.starts_with(name));
     if !has(&env, "PATH=") {
         env.insert(0, format!("PATH={DEFAULT_PATH}"));
     }
@@ -557,6 +653,10 @@ fn environment(spec: &ContainerSpec, identity: &Identity) -> Vec<String> {
         env.push(format!("HOME={}", identity.home));
     }
     env
+}
+
+fn has(env: &[String], name: &str) -> bool {
+    env.iter().any(|entry| entry.starts_with(name))
 }
 
 /// The directories that are mounted over must be none or directories: libcontainer would refuse, for good

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::ffi::{CString, OsStr};
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{BorrowedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -20,6 +20,8 @@ use libcontainer::workload::{
 };
 use rustix::io::Errno;
 use rustix::process::{DumpableBehavior, setrlimit};
+use rustix::pty::OpenptFlags;
+use rustix::termios::Winsize;
 use rustix::thread::{CapabilitySet, CapabilitySets, Gid, LinkNameSpaceType, Uid, UnshareFlags};
 use serde::{Deserialize, Serialize};
 use smokegate_image::Identity;
@@ -29,7 +31,9 @@ use super::init;
 use super::user_ns::{map_single_id, unshare};
 use crate::capabilities;
 use crate::host_config::Ulimit;
+use crate::pod::TerminalSize;
 use crate::seccomp::Filter;
+use crate::wire::Wire;
 
 /// Where the process's ids come from.
 #[derive(Clone, Copy, Debug)]
@@ -62,9 +66,15 @@ pub(super) struct Workload {
     pub(super) env: Vec<String>,
     /// `cgroup.procs` of the container's cgroups, opened for writing by the parent; close-on-exec.
     pub(super) cgroups: Vec<RawFd>,
+    /// Where the other end of a terminal goes, and its size: a terminal becomes the three standard streams. The socket
+    /// is close-on-exec.
+    pub(super) terminal: Option<(RawFd, TerminalSize)>,
     /// Where a [`Failure`] is written; close-on-exec.
     pub(super) report: RawFd,
 }
+
+/// A descriptor that is not known yet.
+pub(super) const NO_FD: RawFd = -1;
 
 /// Why a process did not reach its program.
 #[derive(Debug, Serialize, Deserialize)]
@@ -104,24 +114,66 @@ impl Executor for Workload {
 impl Workload {
     /// Returns only when it failed.
     fn become_program(&self) -> Failure {
-        if let Err((call, error)) = self.take_identity() {
+        if let Err((call, error)) = self.prepare() {
             return Failure {
                 call: call.into_owned(),
                 errno: error.raw_os_error().unwrap_or(0),
                 exec: None,
             };
         }
-        if self.init
-            && let Err((call, error)) = init::stay_behind(&self.env_strings())
-        {
-            return Failure {
-                call: call.to_owned(),
-                errno: error.raw_os_error().unwrap_or(0),
-                exec: None,
-            };
-        }
         default_signals();
         self.execute()
+    }
+
+    fn prepare(&self) -> Result<(), (Cow<'static, str>, io::Error)> {
+        if let Some((socket, size)) = self.terminal {
+            self.take_terminal(socket, size)?;
+        }
+        self.take_identity()?;
+        if self.init {
+            init::stay_behind(&self.env_strings()).map_err(|(call, error)| (call.into(), error))?;
+            if self.terminal.is_some() {
+                // The init is not in front of the terminal, which would stop whoever reads from it. The signal that
+                // stops us for this call is blocked.
+                rustix::termios::tcsetpgrp(io::stdin(), rustix::process::getpid())
+                    .map_err(|errno| ("tcsetpgrp".into(), errno.into()))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes a terminal of the container's own (pts(4)), which this process, the leader of its session, controls.
+    fn take_terminal(
+        &self,
+        socket: RawFd,
+        size: TerminalSize,
+    ) -> Result<(), (Cow<'static, str>, io::Error)> {
+        let failed = |call: &'static str| move |errno: Errno| (Cow::from(call), errno.into());
+        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+        let controller = rustix::pty::openpt(flags).map_err(failed("open(/dev/ptmx)"))?;
+        rustix::pty::unlockpt(&controller).map_err(failed("ioctl(TIOCSPTLCK)"))?;
+        let terminal = rustix::pty::ioctl_tiocgptpeer(&controller, flags)
+            .map_err(failed("ioctl(TIOCGPTPEER)"))?;
+        let size = Winsize {
+            ws_row: size.rows,
+            ws_col: size.columns,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
+        rustix::termios::tcsetwinsize(&controller, size).map_err(failed("ioctl(TIOCSWINSZ)"))?;
+        // Where the ids are mapped anew, the one that exists here becomes the user's.
+        if matches!(self.id_map, IdMap::AsInPod) {
+            let owner = rustix::fs::Uid::from_raw(self.identity.uid);
+            rustix::fs::fchown(&terminal, Some(owner), None).map_err(failed("fchown(terminal)"))?;
+        }
+        rustix::process::ioctl_tiocsctty(&terminal).map_err(failed("ioctl(TIOCSCTTY)"))?;
+        rustix::stdio::dup2_stdin(&terminal).map_err(failed("dup2"))?;
+        rustix::stdio::dup2_stdout(&terminal).map_err(failed("dup2"))?;
+        rustix::stdio::dup2_stderr(&terminal).map_err(failed("dup2"))?;
+        // SAFETY: the descriptor was open when libcontainer cloned this process, which owns its copy.
+        let wire = Wire::from_fd(unsafe { OwnedFd::from_raw_fd(socket) });
+        wire.send(&(), &[controller.as_fd()])
+            .map_err(|error| ("sendmsg(terminal)".into(), error))
     }
 
     fn take_identity(&self) -> Result<(), (Cow<'static, str>, io::Error)> {

@@ -12,12 +12,12 @@ use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, wait, waitpid};
 use rustix::thread::UnshareFlags;
 
 use super::binds::Binds;
-use super::container::{Container, Stdio};
+use super::container::{Container, Running, Stdio};
 use super::id_watch::IdWatch;
 use super::net_ns::PodNetwork;
 use super::{root, user_ns};
 use crate::error::{HostError, StartError, Step};
-use crate::pod::{ContainerSpec, Delivery, ExecSpec, ExitStatus, PodSpec, Started};
+use crate::pod::{ContainerSpec, Delivery, EnterSpec, ExecSpec, ExitStatus, PodSpec, Started};
 use crate::protocol::{Answer, Message, Request, RequestBody};
 use crate::wire::Wire;
 
@@ -210,7 +210,9 @@ impl Pod<'_> {
                 continue;
             };
             let process = self.processes.swap_remove(at).number;
-            self.containers.retain(|container| container.pid != pid);
+            for container in &mut self.containers {
+                container.first.take_if(|first| first.pid == pid);
+            }
             self.wire.send(
                 &Message::Exited {
                     process,
@@ -227,13 +229,14 @@ impl Pod<'_> {
         let body = match request.body {
             RequestBody::Start(spec) => self.start(request.id, *spec, fds),
             RequestBody::Exec(spec) => self.exec(request.id, spec, fds),
+            RequestBody::Enter(spec) => self.enter(request.id, spec, fds),
             RequestBody::Kill { process } => {
                 self.kill(process);
                 return Ok(());
             }
-            RequestBody::Connect { container, port } => match self.find(&container) {
+            RequestBody::Connect { container, port } => match self.running(&container) {
                 None => Answer::NoSuchContainer,
-                Some(container) => {
+                Some((container, _)) => {
                     match self.network.begin_connect(container.network.address, port) {
                         Ok(socket) => {
                             passed = Some(socket);
@@ -247,16 +250,16 @@ impl Pod<'_> {
             },
             RequestBody::Signal { container, signal } => {
                 match self
-                    .find(&container)
-                    .and_then(|c| send_signal(c.pid, signal))
+                    .running(&container)
+                    .and_then(|(_, first)| send_signal(first.pid, signal))
                 {
                     Some(delivery) => Answer::Signalled(delivery),
                     None => Answer::NoSuchContainer,
                 }
             }
-            RequestBody::Listeners { container } => match self.find(&container) {
-                Some(container) => {
-                    let pid = container.pid.as_raw_nonzero().get();
+            RequestBody::Listeners { container } => match self.running(&container) {
+                Some((_, first)) => {
+                    let pid = first.pid.as_raw_nonzero().get();
                     Answer::Listeners(self.network.listeners(pid))
                 }
                 None => Answer::NoSuchContainer,
@@ -288,44 +291,66 @@ impl Pod<'_> {
             .find(|container| container.name == name)
     }
 
+    /// A container whose first process runs.
+    fn running(&self, name: &str) -> Option<(&Container, &Running)> {
+        let container = self.find(name)?;
+        Some((container, container.first.as_ref()?))
+    }
+
     fn start(&mut self, number: u64, spec: ContainerSpec, fds: Vec<OwnedFd>) -> Answer {
         let mut fds = fds;
         let cgroups = fds.split_off(fds.len().min(2));
-        let Some(stdio) = stdio(fds) else {
+        let Some(stdio) = outputs(fds) else {
             return missing_descriptors();
         };
-        let started = Container::start(
-            spec,
-            stdio,
-            cgroups,
-            self.spec,
-            &mut self.network,
-            &self.log,
-        );
-        let tracked = started.and_then(|container| {
-            self.track(number, container.pid, &container.pidfd)?;
-            Ok(container)
+        let prepared = Container::prepare(spec, cgroups, self.spec, &mut self.network);
+        let mut container = match prepared {
+            Ok(container) => container,
+            Err(error) => return Answer::StartFailed(error),
+        };
+        let started = container.start(stdio, &self.log).and_then(|watch| {
+            self.id_watches.extend(watch);
+            let first = container.first.as_ref();
+            first.map_or(Ok(()), |first| self.track(number, first))
         });
-        match tracked {
-            Ok(mut container) => {
-                self.id_watches.extend(container.id_watch.take());
-                let started = Started {
-                    address: container.network.address,
-                    not_given: container.not_given.clone(),
-                    storage: container.storage.clone(),
-                };
-                self.containers.push(container);
-                Answer::Started(started)
-            }
+        let answer = match started {
+            Ok(()) => Answer::Started(Started {
+                address: container.network.address,
+                not_given: container.not_given.clone(),
+                storage: container.storage.clone(),
+            }),
             Err(error) => Answer::StartFailed(error),
-        }
+        };
+        self.containers.push(container);
+        answer
     }
 
     fn exec(&mut self, number: u64, spec: ExecSpec, fds: Vec<OwnedFd>) -> Answer {
-        let Some(stdio) = stdio(fds) else {
+        let Some(stdio) = outputs(fds) else {
             return missing_descriptors();
         };
-        let Some(container) = self.find(&spec.container) else {
+        if self.running(&spec.container).is_none() {
+            return Answer::NoSuchContainer;
+        }
+        self.run_in(number, &spec.container, spec.args, stdio)
+    }
+
+    fn enter(&mut self, number: u64, spec: EnterSpec, fds: Vec<OwnedFd>) -> Answer {
+        let mut fds = fds.into_iter();
+        let stdio = match (spec.terminal, fds.next(), fds.next(), fds.next()) {
+            (Some(size), Some(socket), None, None) => Stdio::Terminal { socket, size },
+            (None, stdin @ Some(_), Some(stdout), Some(stderr)) => Stdio::Streams {
+                stdin,
+                stdout,
+                stderr,
+            },
+            _ => return missing_descriptors(),
+        };
+        self.run_in(number, &spec.container, spec.args, stdio)
+    }
+
+    fn run_in(&mut self, number: u64, name: &str, args: Vec<String>, stdio: Stdio) -> Answer {
+        let Some(container) = self.find(name) else {
             return Answer::NoSuchContainer;
         };
         let started = Started {
@@ -333,10 +358,10 @@ impl Pod<'_> {
             not_given: Vec::new(),
             storage: container.storage.clone(),
         };
-        let exec = container.exec(spec.args, stdio, &self.log);
-        let tracked = exec.and_then(|(pid, pidfd, watch)| {
+        let exec = container.exec(number, args, stdio, &self.log);
+        let tracked = exec.and_then(|(running, watch)| {
             self.id_watches.extend(watch);
-            self.track(number, pid, &pidfd)
+            self.track(number, &running)
         });
         match tracked {
             Ok(()) => Answer::Started(started),
@@ -351,8 +376,9 @@ impl Pod<'_> {
         }
     }
 
-    fn track(&mut self, number: u64, pid: Pid, pidfd: &OwnedFd) -> Result<(), StartError> {
-        let pidfd = pidfd.try_clone().map_err(|error| {
+    fn track(&mut self, number: u64, running: &Running) -> Result<(), StartError> {
+        let pid = running.pid;
+        let pidfd = running.pidfd.try_clone().map_err(|error| {
             StartError::Host(HostError::new(
                 Step::Runtime,
                 "fcntl(F_DUPFD_CLOEXEC)",
@@ -364,9 +390,13 @@ impl Pod<'_> {
     }
 }
 
-fn stdio(fds: Vec<OwnedFd>) -> Option<Stdio> {
+fn outputs(fds: Vec<OwnedFd>) -> Option<Stdio> {
     let [stdout, stderr] = <[OwnedFd; 2]>::try_from(fds).ok()?;
-    Some(Stdio { stdout, stderr })
+    Some(Stdio::Streams {
+        stdin: None,
+        stdout,
+        stderr,
+    })
 }
 
 fn missing_descriptors() -> Answer {
