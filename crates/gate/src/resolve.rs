@@ -244,11 +244,13 @@ impl Resolver<'_> {
         draft.plan.hostname = name.value.clone();
         draft.plan.image = image;
         if service.image.value == ServiceImage::App {
-            // The image under test needs what it is configured with wherever it runs: a migration too.
+            // The image under test needs what it is configured with wherever it runs: a migration too. Its user,
+            // rights and mounts are for each container to say.
             self.lay_environment(&mut draft, &self.input.file.app);
             if let Some(variant) = variant {
                 self.lay_environment(&mut draft, &variant.container);
             }
+            draft.plan.env = merge_env(&draft.plan.env, &self.input.request.env);
         }
         self.lay_over(&mut draft, own);
         let mut plan = draft.finish().map_err(in_service)?;

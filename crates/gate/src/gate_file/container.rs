@@ -113,7 +113,7 @@ fn service_advice(key: &str) -> Option<&'static str> {
 keyed! {
     /// A container beside the app.
     pub struct Service [required "image"] [advice service_advice] {
-        /// Its image: any source smokegate reads, relative to this file, or `app` for the image under test.
+        /// Its image: any source smokegate reads, relative to this file, or `app` for the image under test, with the environment of the app.
         image: Spanned<ServiceImage>,
         /// Whether it runs to completion: it must exit 0 before the app starts.
         one_shot: Option<Spanned<bool>>,

@@ -136,6 +136,36 @@ fn services_come_in_order_with_their_images_and_the_apps_environment_where_it_is
 }
 
 #[test]
+fn of_the_apps_keys_a_service_with_its_image_gets_the_environment_only() {
+    let file = FILE
+        .replace(
+            "[migrate], ",
+            "[migrate], environment: {OWN: own, SHARED: null}, ",
+        )
+        .replace("app:\n", "app:\n  user: other\n  read_only: true\n");
+    let request = GateRequest {
+        env: ["FLAG=flag", "OWN=flag"].map(str::to_owned).to_vec(),
+        user: Some("flag".to_owned()),
+        ..GateRequest::default()
+    };
+    let plan = resolved(&file, &request, &[]).unwrap();
+    let migrate = &plan.variants[0].services[1].container;
+    assert_eq!(migrate.env, ["IMAGE=1", "FLAG=flag", "OWN=own"]);
+    let app = &plan.variants[0].app;
+    assert_eq!(
+        (app.user.as_str(), app.host_config.read_only),
+        ("flag", true)
+    );
+    assert_eq!(app.working_dir, "/app");
+    assert_eq!(
+        (migrate.user.as_str(), migrate.host_config.read_only),
+        ("", false)
+    );
+    assert_eq!(migrate.working_dir, "/");
+    assert_eq!(migrate.args, ["/app", "migrate"]);
+}
+
+#[test]
 fn host_ports_are_the_first_variants() {
     let file = FILE.replace(
         "image: oci:db\n",
