@@ -116,6 +116,16 @@ fn rootless_a_service_that_fails_is_not_the_images_fault() {
             r#"[--port, "9091"]"#,
             "s: GET /ready on port 9090: connection refused",
         ),
+        // Without anything after the probes, the last of them ends the wait.
+        (
+            r#"/ready}, within: 5s}
+      - {tcp: 9090, within: 5s}
+    post_ready:
+      - [/probe-target, check-http, "9090", /ready]
+"#,
+            "/never}, within: 1s}\n",
+            "s: GET /never on port 9090: ",
+        ),
         (
             "entrypoint: [/probe-target, serve]",
             "entrypoint: [/no-such-program]",

@@ -32,6 +32,10 @@ use crate::verdict::{
     ServiceProblem, ServiceVerdict, Timings, VariantVerdict,
 };
 
+/// Probes end their own wait a moment after its time, and say what they saw last; what ends a service's wait from
+/// outside, and says nothing, must not come before.
+const PROBES_FIRST: Duration = Duration::from_secs(1);
+
 /// A variant that is about to run.
 pub(crate) struct Variant<'a> {
     pub(crate) plan: &'a VariantPlan,
@@ -417,14 +421,17 @@ impl<'a> Variant<'a> {
                 };
             }
         };
-        let problem =
-            match tokio::time::timeout(service.within, self.ready(service, &run, sandbox)).await {
-                Ok(problem) => problem,
-                Err(_) => Some(ServiceProblem::NotReady {
-                    within: service.within,
-                    last: None,
-                }),
-            };
+        let limit = match service.one_shot {
+            true => service.within,
+            false => service.within + PROBES_FIRST,
+        };
+        let problem = match tokio::time::timeout(limit, self.ready(service, &run, sandbox)).await {
+            Ok(problem) => problem,
+            Err(_) => Some(ServiceProblem::NotReady {
+                within: service.within,
+                last: None,
+            }),
+        };
         ServiceRun {
             plan: service,
             run: Some(run),
