@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use smokegate_test_support::{BuiltImage, Finished, RunAs, Smokegate};
 
-use crate::subuid::SubuidUser;
+use crate::subuid::{SubuidUser, UID};
 
 /// Longer than a run takes on a busy machine, so that what smokegate says decides.
 const LIMIT: Duration = Duration::from_secs(300);
@@ -34,6 +34,8 @@ enum Storage {
 }
 
 impl Storage {
+    const ALL: [Self; 2] = [Self::Overlay, Self::Copy];
+
     /// As the receipt has it.
     fn word(self) -> &'static str {
         match self {
@@ -41,6 +43,21 @@ impl Storage {
             Self::Copy => "copy",
         }
     }
+}
+
+/// A script that mounts one overlay on another, at `place/twice`.
+fn two_overlays(options: &str) -> String {
+    let mount = |lower: &str, upper: &str, work: &str, at: &str| {
+        format!(
+            "mount -t overlay -o lowerdir={lower},upperdir={upper},workdir={work}{options} overlay {at}"
+        )
+    };
+    format!(
+        "mkdir -p place && mount -t tmpfs none place && cd place && mkdir none one once two twice w1 w2 && \
+         {} && {} && cd ..",
+        mount("none", "one", "w1", "once"),
+        mount("once", "two", "w2", "twice")
+    )
 }
 
 /// A user of one level, and an image where that user can read it.
@@ -75,15 +92,6 @@ impl Host {
         })
     }
 
-    /// The ways that can be had at this level.
-    fn storages(&self) -> &'static [Storage] {
-        match self.user {
-            User::Plain(_) => &[Storage::Overlay, Storage::Copy],
-            // Newuidmap's user cannot mount the overlays below the store first.
-            User::Subuid(_) => &[Storage::Overlay],
-        }
-    }
-
     /// `gate` with a free port, and with a store whose layers are joined this way.
     fn gate_on(&self, storage: Storage, arguments: &[&str]) -> Finished {
         let finished = match storage {
@@ -96,31 +104,27 @@ impl Host {
         finished
     }
 
-    /// As root, or as one who is root of a user namespace with one id, as nobody else can mount.
+    /// Root mounts the overlays, or who is root of a user namespace with one id.
     fn gate_on_overlays(&self, arguments: &[&str]) -> Finished {
-        let User::Plain(context) = &self.user else {
-            panic!("mounts are made as the user with a single id, or as root");
-        };
-        let (mut wrapper, own_attributes) = match context.run_as() {
-            RunAs::Root => (vec!["unshare", "--mount"], ""),
-            RunAs::OrdinaryUser => (
-                vec!["unshare", "--mount", "--user", "--map-root-user"],
-                ",userxattr",
-            ),
-        };
-        let script = format!(
-            "mkdir -p place && mount -t tmpfs none place && cd place && mkdir none one once two twice w1 w2 && \
-             mount -t overlay -o lowerdir=none,upperdir=one,workdir=w1{own_attributes} overlay once && \
-             mount -t overlay -o lowerdir=once,upperdir=two,workdir=w2{own_attributes} overlay twice && \
-             cd .. && exec \"$@\""
-        );
-        wrapper.extend(["sh", "-c", &script, "sh"]);
         let mut all = vec!["gate", self.archive.to_str().unwrap()];
         all.extend(["--publish", "0:8080", "--store", "place/twice/store"]);
+        all.extend(arguments);
+        let context = match &self.user {
+            User::Plain(context) => context,
+            User::Subuid(user) => {
+                let script = format!("{} && chown {UID}:{UID} place/twice", two_overlays(""));
+                return user.run_after(&script, &all);
+            }
+        };
+        let mut wrapper = vec!["unshare", "--mount"];
+        let mut script = two_overlays("");
         if context.run_as() == RunAs::OrdinaryUser {
+            wrapper.extend(["--user", "--map-root-user"]);
+            script = two_overlays(",userxattr");
             all.extend(["--isolation", "single"]);
         }
-        all.extend(arguments);
+        script.push_str(" && exec \"$@\"");
+        wrapper.extend(["sh", "-c", &script, "sh"]);
         let command = context.command_under(&wrapper, all);
         context.start_command(command).wait(LIMIT)
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use smokegate_test_support::{Finished, ImageFixture, Need, RunAs, Smokegate, require};
 
 /// An id that no distribution hands out, with an entry in the passwd file of the test only.
-const UID: u32 = 54323;
+pub(crate) const UID: u32 = 54323;
 const FIRST: u32 = 300_000;
 
 pub(crate) struct SubuidUser(pub(crate) Smokegate);
@@ -31,8 +31,13 @@ impl SubuidUser {
 
     /// Runs smokegate as the user, where the user has its ranges.
     pub(crate) fn run(&self, args: &[&str]) -> Finished {
+        self.run_after("true", args)
+    }
+
+    /// As `run`, after a script of root's in the user's mount namespace.
+    pub(crate) fn run_after(&self, script: &str, args: &[&str]) -> Finished {
         let script = format!(
-            "for file in passwd subuid subgid; do mount --bind $file /etc/$file || exit 99; done; \
+            "{script} || exit 99; for file in passwd subuid subgid; do mount --bind $file /etc/$file || exit 99; done; \
              chown {UID}:{UID} . home cache tmp && \
              exec setpriv --reuid {UID} --regid {UID} --clear-groups -- \"$@\""
         );

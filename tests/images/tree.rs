@@ -222,8 +222,8 @@ fn root_tree_of_every_fixture_is_umocis_at_every_level() {
             let Some(host) = Host::new(level, &image) else {
                 return;
             };
-            for storage in host.storages() {
-                assert_same(&name, &image, &theirs, &host, *storage);
+            for storage in Storage::ALL {
+                assert_same(&name, &image, &theirs, &host, storage);
             }
         }
         compared += 1;
