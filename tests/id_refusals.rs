@@ -75,6 +75,22 @@ fn refused_calls_are_inconclusive(run_as: RunAs) {
     }
 }
 
+/// A program of 32 bits has the call under another number.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn rootless_calls_of_32_bit_programs_are_seen_too() {
+    let Some(bench) = Bench::new(RunAs::OrdinaryUser) else {
+        return;
+    };
+    let run = bench.gate(&SINGLE, "call-as-32-bit 213 1000 0 0 then exit 1");
+    if bench.context.app_log() == ["signal 11"] {
+        return; // a kernel without IA32_EMULATION
+    }
+    run.assert_code(3);
+    let cause = "`setuid(1000)` answered EINVAL (Invalid argument)";
+    assert!(run.stderr.contains(cause), "{}", run.stderr);
+}
+
 #[test]
 fn root_calls_refused_by_a_single_id_map_are_inconclusive() {
     refused_calls_are_inconclusive(RunAs::Root);

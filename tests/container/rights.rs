@@ -166,6 +166,45 @@ at_every_level!(defaults:
     rootless_rights_are_dockers_in_both_processes
 );
 
+/// A program of 32 bits has the same calls, by the numbers of another table (arch/x86/entry/syscalls/syscall_32.tbl).
+#[cfg(target_arch = "x86_64")]
+fn calls_of_32_bit_programs(level: Level) {
+    const CALLS: [(&str, &str); 9] = [
+        ("20 0 0 0", "0"),          // getpid
+        ("359 2 1 0", "0"),         // socket(AF_INET)
+        ("359 38 5 0", "1"),        // socket(AF_ALG)
+        ("310 268435456 0 0", "1"), // unshare(CLONE_NEWUSER)
+        ("120 268435456 0 0", "1"), // clone(CLONE_NEWUSER)
+        ("21 0 0 0", "1"),          // mount
+        ("288 0 0 0", "1"),         // keyctl
+        ("435 0 0 0", "38"),        // clone3
+        ("479 0 0 0", "38"),        // newer than known
+    ];
+    let Some(pod) = Pod::new(level) else { return };
+    let words = CALLS.map(|(call, _)| format!("call-as-32-bit {call}"));
+    let mut expected = CALLS.map(|(_, answer)| answer.to_owned());
+    // A kernel without IA32_EMULATION has no such programs.
+    let mut here = RunAs::Root.command(smokegate_test_support::probe_target());
+    here.args(["call-as-32-bit", "20", "0", "0", "0"]);
+    let here = String::from_utf8(here.output().unwrap().stdout).unwrap();
+    if here.starts_with("signal") {
+        expected.fill(here.trim_end().to_owned());
+    }
+    for user in ["root", "app:web"] {
+        let seen = pod.ask(&format!("  user: {user}"), &words.join(" then "));
+        for (process, lines) in seen.each() {
+            assert_eq!(lines, expected, "{user}, {process}");
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+at_every_level!(calls_of_32_bit_programs:
+    root_calls_of_32_bit_programs_are_dockers_in_both_processes,
+    root_subuid_calls_of_32_bit_programs_are_dockers_in_both_processes,
+    rootless_calls_of_32_bit_programs_are_dockers_in_both_processes
+);
+
 fn capabilities(level: Level) {
     let Some(pod) = Pod::new(level) else { return };
     for (keys, bounding) in [

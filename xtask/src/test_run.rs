@@ -96,6 +96,10 @@ fn checks(unmet: Unmet) -> Vec<Step> {
             command: cargo(["fmt", "--check"]),
         },
         Step {
+            name: "fmt of the probe target",
+            command: probe_target,
+        },
+        Step {
             name: "clippy",
             command: clippy,
         },

@@ -6,10 +6,13 @@
 
 use seccompiler::sock_filter;
 
+use crate::bpf;
+use crate::syscall_abi::SyscallAbi;
+
 /// `(uid_t) -1`: leave as it is (chown(2), setresuid(2)).
 const UNCHANGED: u32 = u32::MAX;
-/// More ranges than any id map of a container has; a jump of BPF reaches 255 instructions.
-const MAX_RANGES: usize = 64;
+/// More ranges than any id map of a container has; the kernel takes 4096 instructions, for all tables of calls.
+const MAX_RANGES: usize = 40;
 
 /// What of a call is an id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,12 +24,11 @@ pub(crate) enum Kind {
 /// A system call that takes ids.
 #[derive(Debug)]
 pub(crate) struct IdCall {
-    pub(crate) number: libc::c_long,
     pub(crate) name: &'static str,
     /// The argument that is a path, if any.
     pub(crate) path: Option<usize>,
     /// The arguments that are ids; none for `setgroups`, whose ids are in memory.
-    pub(crate) ids: &'static [(usize, Kind)],
+    pub(crate) ids: &'static [(u32, Kind)],
     /// The capability that the call needs (capabilities(7)), by its bit.
     pub(crate) capability: u32,
 }
@@ -35,14 +37,8 @@ const CAP_CHOWN: u32 = 0;
 const CAP_SETGID: u32 = 6;
 const CAP_SETUID: u32 = 7;
 
-const fn chown(
-    number: libc::c_long,
-    name: &'static str,
-    path: Option<usize>,
-    ids: &'static [(usize, Kind)],
-) -> IdCall {
+const fn chown(name: &'static str, path: Option<usize>, ids: &'static [(u32, Kind)]) -> IdCall {
     IdCall {
-        number,
         name,
         path,
         ids,
@@ -50,14 +46,8 @@ const fn chown(
     }
 }
 
-const fn set(
-    number: libc::c_long,
-    name: &'static str,
-    ids: &'static [(usize, Kind)],
-    capability: u32,
-) -> IdCall {
+const fn set(name: &'static str, ids: &'static [(u32, Kind)], capability: u32) -> IdCall {
     IdCall {
-        number,
         name,
         path: None,
         ids,
@@ -68,55 +58,35 @@ const fn set(
 use Kind::{Group, User};
 
 /// All that answer an error for an id that is not mapped; setfsuid and setfsgid never do.
-pub(crate) const CALLS: &[IdCall] = &[
-    #[cfg(target_arch = "x86_64")]
-    chown(libc::SYS_chown, "chown", Some(0), &[(1, User), (2, Group)]),
-    #[cfg(target_arch = "x86_64")]
-    chown(
-        libc::SYS_lchown,
-        "lchown",
-        Some(0),
-        &[(1, User), (2, Group)],
-    ),
-    chown(libc::SYS_fchown, "fchown", None, &[(1, User), (2, Group)]),
-    chown(
-        libc::SYS_fchownat,
-        "fchownat",
-        Some(1),
-        &[(2, User), (3, Group)],
-    ),
-    set(libc::SYS_setuid, "setuid", &[(0, User)], CAP_SETUID),
-    set(libc::SYS_setgid, "setgid", &[(0, Group)], CAP_SETGID),
+const CALLS: &[IdCall] = &[
+    chown("chown", Some(0), &[(1, User), (2, Group)]),
+    chown("lchown", Some(0), &[(1, User), (2, Group)]),
+    chown("fchown", None, &[(1, User), (2, Group)]),
+    chown("fchownat", Some(1), &[(2, User), (3, Group)]),
+    set("setuid", &[(0, User)], CAP_SETUID),
+    set("setgid", &[(0, Group)], CAP_SETGID),
+    set("setreuid", &[(0, User), (1, User)], CAP_SETUID),
+    set("setregid", &[(0, Group), (1, Group)], CAP_SETGID),
+    set("setresuid", &[(0, User), (1, User), (2, User)], CAP_SETUID),
     set(
-        libc::SYS_setreuid,
-        "setreuid",
-        &[(0, User), (1, User)],
-        CAP_SETUID,
-    ),
-    set(
-        libc::SYS_setregid,
-        "setregid",
-        &[(0, Group), (1, Group)],
-        CAP_SETGID,
-    ),
-    set(
-        libc::SYS_setresuid,
-        "setresuid",
-        &[(0, User), (1, User), (2, User)],
-        CAP_SETUID,
-    ),
-    set(
-        libc::SYS_setresgid,
         "setresgid",
         &[(0, Group), (1, Group), (2, Group)],
         CAP_SETGID,
     ),
-    set(libc::SYS_setgroups, "setgroups", &[], CAP_SETGID),
+    set("setgroups", &[], CAP_SETGID),
 ];
 
 impl IdCall {
-    pub(crate) fn of(number: libc::c_long) -> Option<&'static Self> {
-        CALLS.iter().find(|call| call.number == number)
+    /// The call of a notification: its architecture and number.
+    pub(crate) fn of(arch: u32, number: u32) -> Option<&'static Self> {
+        let abi = SyscallAbi::ALL.iter().find(|abi| abi.arch == arch)?;
+        CALLS.iter().find(|call| call.number(abi) == Some(number))
+    }
+
+    /// 32-bit tables have two of each: one with ids of 16 bits, which nothing calls any more, and one that ends in 32.
+    fn number(&self, abi: &SyscallAbi) -> Option<u32> {
+        let wide = abi.number(&format!("{}32", self.name));
+        wide.or_else(|| abi.number(self.name))
     }
 
     /// Whether it takes a list of groups instead of single ids.
@@ -211,123 +181,81 @@ impl MappedIds {
         if self.users.0.len().max(self.groups.0.len()) > MAX_RANGES {
             return None;
         }
-        // seccomp_data (linux/seccomp.h): nr, arch, instruction pointer, six arguments of 64 bits.
-        let mut program = vec![load(4), jump_equal(ARCHITECTURE, 1, 0), allow(), load(0)];
+        let mut program = Vec::new();
+        for abi in SyscallAbi::ALL {
+            let section = self.section(abi)?;
+            program.extend(bpf::goto_unless_arch(abi.arch, section.len()));
+            program.extend(section);
+        }
+        program.push(allow());
+        Some(program)
+    }
+
+    /// The filter for one table of calls.
+    fn section(&self, abi: &SyscallAbi) -> Option<Vec<sock_filter>> {
+        let mut section = vec![bpf::load_number()];
         for call in CALLS {
+            let Some(number) = call.number(abi) else {
+                continue;
+            };
             let mut body = Vec::new();
             for (argument, kind) in call.ids {
                 body.extend(self.check(*argument, *kind));
             }
             body.push(if call.takes_list() { notify() } else { allow() });
             // A body may be longer than a conditional jump reaches.
-            let number = u32::try_from(call.number).ok()?;
-            program.push(jump_equal(number, 1, 0));
-            program.push(jump(u32::try_from(body.len()).ok()?));
-            program.extend(body);
+            section.push(bpf::jump_equal(number, 1, 0));
+            section.push(bpf::jump(u32::try_from(body.len()).ok()?));
+            section.extend(body);
         }
-        program.push(allow());
-        Some(program)
+        section.push(allow());
+        Some(section)
     }
 
-    /// Goes on behind itself where the argument is unchanged or mapped, and notifies otherwise.
-    fn check(&self, argument: usize, kind: Kind) -> Vec<sock_filter> {
+    /// Goes on behind itself where the argument is unchanged or mapped, and notifies otherwise. An id is the lower half
+    /// of its argument; the kernel ignores the other.
+    fn check(&self, argument: u32, kind: Kind) -> Vec<sock_filter> {
         let ranges = match kind {
             User => &self.users.0,
             Group => &self.groups.0,
         };
-        // An id is the lower half of its argument; the kernel ignores the other.
-        let low = u32::from(cfg!(target_endian = "big")) * 4;
-        let mut code = vec![load(16 + 8 * u32::try_from(argument).unwrap_or(0) + low)];
+        let mut code = vec![bpf::load_argument(argument)];
         for (number, (first, last)) in ranges.iter().enumerate() {
             // Behind this pair: the pairs of the other ranges, the comparison and the notification.
             let left = 2 * (ranges.len() - number - 1) + 2;
-            code.push(jump_at_least(*first, 0, 1));
-            code.push(jump_above(*last, 0, u8::try_from(left).unwrap_or(u8::MAX)));
+            code.push(bpf::jump_at_least(*first, 0, 1));
+            code.push(bpf::jump_above(
+                *last,
+                0,
+                u8::try_from(left).unwrap_or(u8::MAX),
+            ));
         }
-        code.push(jump_equal(UNCHANGED, 1, 0));
+        code.push(bpf::jump_equal(UNCHANGED, 1, 0));
         code.push(notify());
         code
     }
 }
 
-/// AUDIT_ARCH_… (linux/audit.h): calls of another architecture's table have other numbers.
-#[cfg(target_arch = "x86_64")]
-const ARCHITECTURE: u32 = 0xc000_003e;
-#[cfg(target_arch = "aarch64")]
-const ARCHITECTURE: u32 = 0xc000_00b7;
-#[cfg(target_arch = "riscv64")]
-const ARCHITECTURE: u32 = 0xc000_00f3;
-
-fn instruction(code: u32, jt: u8, jf: u8, k: u32) -> sock_filter {
-    let code = u16::try_from(code).unwrap_or(0);
-    sock_filter { code, jt, jf, k }
-}
-
-fn load(offset: u32) -> sock_filter {
-    instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, offset)
-}
-
-fn jump(instructions: u32) -> sock_filter {
-    instruction(libc::BPF_JMP | libc::BPF_JA, 0, 0, instructions)
-}
-
-fn jump_equal(value: u32, jt: u8, jf: u8) -> sock_filter {
-    instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, jt, jf, value)
-}
-
-fn jump_at_least(value: u32, jt: u8, jf: u8) -> sock_filter {
-    instruction(libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K, jt, jf, value)
-}
-
-fn jump_above(value: u32, jt: u8, jf: u8) -> sock_filter {
-    instruction(libc::BPF_JMP | libc::BPF_JGT | libc::BPF_K, jt, jf, value)
-}
-
 fn allow() -> sock_filter {
-    instruction(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW)
+    bpf::answer(libc::SECCOMP_RET_ALLOW)
 }
 
 fn notify() -> sock_filter {
-    let answer = libc::SECCOMP_RET_USER_NOTIF;
-    instruction(libc::BPF_RET | libc::BPF_K, 0, 0, answer)
+    bpf::answer(libc::SECCOMP_RET_USER_NOTIF)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// What the filter answers to a call, by its own instructions.
-    fn answer(program: &[sock_filter], number: libc::c_long, arguments: &[u32]) -> u32 {
-        let (mut at, mut accumulator) = (0, 0u32);
-        loop {
-            let step = &program[at];
-            let code = u32::from(step.code);
-            at += 1;
-            match code & 0x07 {
-                libc::BPF_RET => return step.k,
-                libc::BPF_LD => {
-                    accumulator = match step.k {
-                        0 => u32::try_from(number).unwrap(),
-                        4 => ARCHITECTURE,
-                        offset => {
-                            let argument = usize::try_from((offset - 16) / 8).unwrap();
-                            arguments.get(argument).copied().unwrap_or(0)
-                        }
-                    };
-                }
-                libc::BPF_JMP if code & 0xf0 == libc::BPF_JA => at += step.k as usize,
-                libc::BPF_JMP => {
-                    let holds = match code & 0xf0 {
-                        libc::BPF_JEQ => accumulator == step.k,
-                        libc::BPF_JGE => accumulator >= step.k,
-                        libc::BPF_JGT => accumulator > step.k,
-                        other => panic!("{other:#x}"),
-                    };
-                    at += usize::from(if holds { step.jt } else { step.jf });
-                }
-                other => panic!("{other:#x}"),
-            }
-        }
+    fn answer(program: &[sock_filter], name: &str, arguments: &[u32]) -> u32 {
+        let native = SyscallAbi::NATIVE;
+        bpf::run(
+            program,
+            native.arch,
+            native.number(name).unwrap(),
+            arguments,
+        )
     }
 
     #[test]
@@ -343,35 +271,62 @@ mod tests {
             IdRanges(vec![(0, 65_536), (100_000, 100_004)])
         );
         let single = MappedIds::single(7, 8);
-        let cases: [(&MappedIds, libc::c_long, &[u32], bool); 17] = [
-            (&single, libc::SYS_fchown, &[3, 7, 8], false),
-            (&single, libc::SYS_fchown, &[3, NO, 8], false),
-            (&single, libc::SYS_fchown, &[3, 7, NO], false),
-            (&single, libc::SYS_fchown, &[3, 8, 8], true),
-            (&single, libc::SYS_fchown, &[3, 7, 7], true),
-            (&single, libc::SYS_fchown, &[3, NO, 0], true),
-            (&single, libc::SYS_fchownat, &[3, 0, 7, 8], false),
-            (&single, libc::SYS_fchownat, &[3, 0, 7, 9], true),
-            (&single, libc::SYS_setresuid, &[7, NO, 7], false),
-            (&single, libc::SYS_setresuid, &[7, 7, 0], true),
-            (&single, libc::SYS_setgroups, &[0], true),
-            (&single, libc::SYS_write, &[0, 0, 0], false),
-            (&several, libc::SYS_setuid, &[65_536], false),
-            (&several, libc::SYS_setuid, &[65_537], true),
-            (&several, libc::SYS_setuid, &[100_004], false),
-            (&several, libc::SYS_setuid, &[100_005], true),
-            (&several, libc::SYS_setgid, &[1], true),
+        let cases: [(&MappedIds, &str, &[u32], bool); 17] = [
+            (&single, "fchown", &[3, 7, 8], false),
+            (&single, "fchown", &[3, NO, 8], false),
+            (&single, "fchown", &[3, 7, NO], false),
+            (&single, "fchown", &[3, 8, 8], true),
+            (&single, "fchown", &[3, 7, 7], true),
+            (&single, "fchown", &[3, NO, 0], true),
+            (&single, "fchownat", &[3, 0, 7, 8], false),
+            (&single, "fchownat", &[3, 0, 7, 9], true),
+            (&single, "setresuid", &[7, NO, 7], false),
+            (&single, "setresuid", &[7, 7, 0], true),
+            (&single, "setgroups", &[0], true),
+            (&single, "write", &[0, 0, 0], false),
+            (&several, "setuid", &[65_536], false),
+            (&several, "setuid", &[65_537], true),
+            (&several, "setuid", &[100_004], false),
+            (&several, "setuid", &[100_005], true),
+            (&several, "setgid", &[1], true),
         ];
-        for (mapped, number, arguments, stopped) in cases {
+        for (mapped, name, arguments, stopped) in cases {
             let program = mapped.filter().unwrap();
             let expected = if stopped {
                 libc::SECCOMP_RET_USER_NOTIF
             } else {
                 libc::SECCOMP_RET_ALLOW
             };
-            let answer = answer(&program, number, arguments);
-            assert_eq!(answer, expected, "{number} {arguments:?}");
+            let answer = answer(&program, name, arguments);
+            assert_eq!(answer, expected, "{name} {arguments:?}");
         }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn calls_of_32_bit_programs_are_stopped_too() {
+        let program = MappedIds::single(7, 8).filter().unwrap();
+        let i386 = SyscallAbi::I386;
+        // As linux/arch/x86/entry/syscalls/syscall_32.tbl has them.
+        for (name, number, arguments, stopped) in [
+            ("lchown", 198, &[0, 7, 9][..], true),
+            ("fchown", 207, &[3, 7, 8], false),
+            ("fchown", 207, &[3, 8, 8], true),
+            ("chown", 212, &[0, 0, 8], true),
+            ("setgroups", 206, &[0], true),
+            ("setuid", 213, &[7], false),
+            ("setuid", 213, &[8], true),
+        ] {
+            assert_eq!(IdCall::of(i386.arch, number).unwrap().name, name);
+            let answer = bpf::run(&program, i386.arch, number, arguments);
+            assert_eq!(
+                answer == libc::SECCOMP_RET_USER_NOTIF,
+                stopped,
+                "{name} {arguments:?}"
+            );
+        }
+        // The numbers mean something else in the other table.
+        assert!(IdCall::of(SyscallAbi::NATIVE.arch, 212).is_none());
     }
 
     #[test]
@@ -385,17 +340,14 @@ mod tests {
                 denies_setgroups: false,
             }
         };
-        let program = map(64).filter().unwrap();
+        let program = map(40).filter().unwrap();
         assert!(program.len() <= 4096, "{}", program.len()); // BPF_MAXINSNS
+        assert_eq!(answer(&program, "setuid", &[0]), libc::SECCOMP_RET_ALLOW);
         assert_eq!(
-            answer(&program, libc::SYS_setuid, &[0]),
-            libc::SECCOMP_RET_ALLOW
-        );
-        assert_eq!(
-            answer(&program, libc::SYS_setuid, &[1]),
+            answer(&program, "setuid", &[1]),
             libc::SECCOMP_RET_USER_NOTIF
         );
-        assert_eq!(map(65).filter(), None);
+        assert_eq!(map(41).filter(), None);
     }
 
     #[test]

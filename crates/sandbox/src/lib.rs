@@ -4,6 +4,7 @@
 //! [`Sandbox`] and [`fill_store`]; the helper's side is entered by [`run_if_helper`] and nowhere else.
 #![allow(unsafe_code)] // fork, execve, signal dispositions, the seccomp call: each with its reason
 
+mod bpf;
 mod capabilities;
 mod cgroup;
 mod error;
@@ -23,6 +24,7 @@ mod sealed;
 mod seccomp;
 mod secret;
 mod store;
+mod syscall_abi;
 mod wire;
 
 pub use capabilities::Capability;

@@ -231,6 +231,17 @@ fn run(words: VecDeque<String>) -> io::Result<()> {
                 return print(&format!("{mask:016x}\n"));
             }
             "syscalls" => return syscalls::syscalls(),
+            #[cfg(target_arch = "x86_64")]
+            "call-as-32-bit" => {
+                let mut number = |what| Ok::<_, io::Error>(words.number(what)? as u32);
+                let call = number("number of a call")?;
+                let arguments = [
+                    number("argument")?,
+                    number("argument")?,
+                    number("argument")?,
+                ];
+                return syscalls::as_32_bit_program(call, arguments);
+            }
             "forbidden-calls" => return forbidden_calls(),
             "chown" => {
                 let file = words.next("file")?;
@@ -337,7 +348,9 @@ fn brief_orphan() -> io::Result<()> {
     }
     let mut parent = Command::new("/proc/self/exe");
     let parent = parent.arg("brief-orphan").env("PROBE_TARGET_ORPHAN", "1");
-    let pid = String::from_utf8_lossy(&parent.output()?.stdout).trim().to_owned();
+    let pid = String::from_utf8_lossy(&parent.output()?.stdout)
+        .trim()
+        .to_owned();
     let stat = format!("/proc/{pid}/stat");
     let mut zombie_since = None;
     loop {
@@ -659,8 +672,13 @@ fn question(kind: &str, name: &str) -> Vec<u8> {
 /// Asks the name server of /etc/resolv.conf, and prints the code of its answer and how many records it has.
 fn ask_name(protocol: &str, kind: &str, name: &str) -> io::Result<()> {
     let text = fs::read_to_string("/etc/resolv.conf")?;
-    let server = text.lines().find_map(|line| line.strip_prefix("nameserver "));
-    let server = (server.ok_or_else(|| io::Error::other("no name server"))?, 53);
+    let server = text
+        .lines()
+        .find_map(|line| line.strip_prefix("nameserver "));
+    let server = (
+        server.ok_or_else(|| io::Error::other("no name server"))?,
+        53,
+    );
     let message = question(kind, name);
     let mut answer = vec![0; 512];
     let time = Some(Duration::from_secs(5));
@@ -683,7 +701,9 @@ fn ask_name(protocol: &str, kind: &str, name: &str) -> io::Result<()> {
         return Err(io::Error::other("an answer to something else"));
     }
     let (code, count) = (answer[3] & 15, answer[7]);
-    print(&format!("{protocol} {kind} {name}: code {code}, {count} answers\n"))
+    print(&format!(
+        "{protocol} {kind} {name}: code {code}, {count} answers\n"
+    ))
 }
 
 fn send_udp(address: &str) -> io::Result<()> {

@@ -54,7 +54,45 @@ pub(crate) fn syscalls() -> io::Result<()> {
     out.flush()
 }
 
+/// As a 32-bit program calls it, which a process of x86_64 can do too: with that table's number and registers of 32 bits
+/// (arch/x86/entry/entry_64_compat.S). Writes the errno, 0, or the signal that it ended with.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn as_32_bit_program(number: u32, arguments: [u32; 3]) -> io::Result<()> {
+    let [first, second, third] = arguments;
+    let call = || unsafe {
+        let returned: i64;
+        // LLVM keeps rbx for itself, so it is exchanged for the call.
+        std::arch::asm!(
+            "xchg {first:r}, rbx", "int 0x80", "xchg {first:r}, rbx",
+            first = inout(reg) u64::from(first) => _,
+            inlateout("rax") i64::from(number) => returned,
+            in("rcx") u64::from(second), in("rdx") u64::from(third),
+            out("r8") _, out("r9") _, out("r10") _, out("r11") _,
+        );
+        // An error is a negative errno of 32 bits.
+        let returned = returned as i32;
+        if (-4095..0).contains(&returned) {
+            -returned
+        } else {
+            0
+        }
+    };
+    writeln!(io::stdout(), "{}", in_a_child(call)?)
+}
+
 fn answer(number: i64, [first, second, third]: [u64; 3], rest: u64) -> io::Result<String> {
+    in_a_child(|| unsafe {
+        let own = getpid();
+        let returned = syscall(number, first, second, third, rest, rest, rest);
+        let errno = io::Error::last_os_error().raw_os_error().unwrap_or(EPERM);
+        // What the call itself made is not asked.
+        let failed = returned == -1 && getpid() == own;
+        if failed { errno } else { 0 }
+    })
+}
+
+/// The exit code of a process of its own that makes a call, or the signal that ended it.
+fn in_a_child(call: impl FnOnce() -> i32) -> io::Result<String> {
     unsafe {
         let child = fork();
         if child == -1 {
@@ -62,12 +100,7 @@ fn answer(number: i64, [first, second, third]: [u64; 3], rest: u64) -> io::Resul
         }
         if child == 0 {
             alarm(1);
-            let own = getpid();
-            let returned = syscall(number, first, second, third, rest, rest, rest);
-            let errno = io::Error::last_os_error().raw_os_error().unwrap_or(EPERM);
-            // What the call itself made is not asked.
-            let failed = returned == -1 && getpid() == own;
-            _exit(if failed { errno } else { 0 });
+            _exit(call());
         }
         let mut status = 0;
         if waitpid(child, &mut status, 0) == -1 {

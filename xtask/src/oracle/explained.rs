@@ -89,6 +89,12 @@ const EXPLAINED: &[Explained] = &[
     ),
     of(
         ["docker", "*"],
+        "syscall socket(AF_ALG)",
+        ["allowed", "EPERM"],
+        NEWER,
+    ),
+    of(
+        ["docker", "*"],
         "syscall number *",
         ["ENOSYS", "allowed"],
         NEWER,

@@ -190,7 +190,7 @@ impl IdWatch {
         if self.seen.len() >= MAX_REFUSALS {
             return None;
         }
-        let call = IdCall::of(libc::c_long::from(notice.data.nr))?;
+        let call = IdCall::of(notice.data.arch, notice.data.nr.cast_unsigned())?;
         let refusal = self.describe(call, notice.pid, &notice.data.args)?;
         if self.seen.contains(&refusal) || !may_otherwise(call, notice.pid) {
             return None;
@@ -229,7 +229,7 @@ impl IdWatch {
             }
             for (argument, _) in call.ids {
                 // uid_t and gid_t are the lower half; -1 leaves as it is.
-                let id = u32::try_from(arguments[*argument] & 0xffff_ffff).unwrap_or(0);
+                let id = u32::try_from(arguments[*argument as usize] & 0xffff_ffff).unwrap_or(0);
                 shown.push(id.cast_signed().to_string());
             }
             libc::EINVAL
