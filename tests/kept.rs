@@ -305,6 +305,8 @@ variants:
     };
     let stderr = kept.running.stderr_so_far();
     assert!(!stderr.contains("the pod of well"), "{stderr}");
+    let place = |text: &str| stderr.find(text).expect(&stderr);
+    assert!(place("the pod of lock") < place("the pod of service"));
     kept.exec("lock -- /probe-target exit 4").assert_code(4);
     kept.exec("service bad -- /probe-target exit 5")
         .assert_code(5);

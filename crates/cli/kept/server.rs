@@ -4,6 +4,7 @@ use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use rustix::fs::{AtFlags, Mode};
 use smokegate_gate::{KeptPod, Verdict};
@@ -25,6 +26,9 @@ const NOT_FOUND: u8 = 127;
 /// What docker answers when it could not even try.
 const NOT_TRIED: u8 = 125;
 const ENOENT: i32 = 2;
+
+/// Time until the next `accept` after one that failed.
+const AFTER_ERROR: Duration = Duration::from_millis(100);
 
 /// How the run that keeps pods now will end.
 static VERDICT: Mutex<Option<ExitStatus>> = Mutex::new(None);
@@ -69,6 +73,8 @@ impl Keeper {
         while let Ok(pod) = kept.try_recv() {
             pods.push(Arc::new(pod));
         }
+        let place = |name: &str| verdict.variants.iter().position(|v| v.name == name);
+        pods.sort_by_key(|pod| place(&pod.variant));
         for variant in &verdict.variants {
             let is_kept = pods.iter().any(|pod| pod.variant == variant.name);
             if !is_kept && !variant.decision.passed() {
@@ -102,7 +108,12 @@ impl Keeper {
         let (pods, runtime) = (Arc::clone(&self.pods), Handle::current());
         // It waits in accept(2), and ends with the process.
         std::thread::spawn(move || {
-            while let Ok(connection) = rustix::net::accept(&socket) {
+            loop {
+                let Ok(connection) = rustix::net::accept(&socket) else {
+                    // Out of descriptors, mostly: it stays so until some command ends.
+                    std::thread::sleep(AFTER_ERROR);
+                    continue;
+                };
                 let pods = Arc::clone(&pods);
                 let (runtime, changed) = (runtime.clone(), changed.clone());
                 std::thread::spawn(move || {
