@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use smokegate_gate::PortMap;
-use smokegate_image::{ImageSource, Platform};
+use smokegate_image::{Digest, ImageSource, Platform};
 use smokegate_registry::Target;
 use smokegate_sandbox::Isolation;
 
@@ -37,6 +37,10 @@ pub(crate) enum Command {
     Gate(GateArgs),
     /// Publish an image without running it
     Push(PushArgs),
+    /// Move tags to an image that is in a registry, without changing a byte of it
+    Promote(PromoteArgs),
+    /// Check a receipt, attached to an image or in a file, against a key and a digest
+    Verify(VerifyArgs),
     /// Explain, without running anything, why the entrypoint could not start
     Lint(LintArgs),
     /// Show an image's manifests, config, layers and platforms
@@ -167,26 +171,59 @@ pub(crate) struct RunArgs {
     pub(crate) args: Vec<String>,
 }
 
+/// Where tags are moved, and how.
 #[derive(Debug, Args)]
-pub(crate) struct PublishArgs {
+pub(crate) struct TagArgs {
     /// Publish to this tag (repeatable): REGISTRY/REPO:TAG, oci:DIR:TAG or oci-archive:FILE:TAG
     #[arg(short, long, value_name = "REF")]
     pub(crate) tag: Vec<Target>,
     /// Show what would be published, and publish nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
-    /// Compress the layers of a `docker save` archive, which has no manifest of its own
-    #[arg(long, value_enum, default_value_t = Compress::None)]
-    pub(crate) compress: Compress,
-    /// Publish although only some of the variants were run
-    #[arg(long)]
-    pub(crate) allow_partial: bool,
     /// Leave moved tags where they are when another one cannot be moved
     #[arg(long)]
     pub(crate) no_rollback: bool,
     /// Make the repository first where there is none (Amazon ECR); `immutable` and `scan` are settings of it
     #[arg(long, value_enum, value_name = "SETTING", num_args = 0.., value_delimiter = ',', require_equals = true)]
     pub(crate) create_repository: Option<Vec<RepositorySetting>>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PublishArgs {
+    #[command(flatten)]
+    pub(crate) tags: TagArgs,
+    /// Compress the layers of a `docker save` archive, which has no manifest of its own
+    #[arg(long, value_enum, default_value_t = Compress::None)]
+    pub(crate) compress: Compress,
+    /// Publish although only some of the variants were run
+    #[arg(long)]
+    pub(crate) allow_partial: bool,
+    /// Attach the receipt to the image, without logs, values of variables or names of hosts
+    #[arg(long)]
+    pub(crate) attach_receipt: bool,
+    /// Sign the attached receipt with this key: a PEM file, ECDSA on P-256
+    #[arg(long, value_name = "FILE", requires = "attach_receipt")]
+    pub(crate) sign_key: Option<PathBuf>,
+}
+
+/// Whose receipts are believed.
+#[derive(Debug, Args)]
+pub(crate) struct TrustArgs {
+    /// Believe receipts that this key has signed: a PEM file, ECDSA on P-256
+    #[arg(long, value_name = "FILE", conflicts_with = "allow_unsigned")]
+    pub(crate) verify_key: Option<PathBuf>,
+    /// Believe receipts whoever wrote them
+    #[arg(long)]
+    pub(crate) allow_unsigned: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RequireArgs {
+    /// Publish only if a receipt is attached that is a complete pass; needs --verify-key or --allow-unsigned
+    #[arg(long)]
+    pub(crate) require_receipt: bool,
+    #[command(flatten)]
+    pub(crate) trust: TrustArgs,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -238,7 +275,7 @@ pub(crate) struct PushArgs {
     #[command(flatten)]
     pub(crate) publish: PublishArgs,
     /// Finish the push that left this journal, without an IMAGE: move the tags that were not moved yet
-    #[arg(long, value_name = "JOURNAL", conflicts_with_all = ["image", "tag", "receipt", "dry_run", "create_repository"])]
+    #[arg(long, value_name = "JOURNAL", conflicts_with_all = ["image", "tag", "receipt", "dry_run", "create_repository", "attach_receipt", "require_receipt"])]
     pub(crate) resume: Option<PathBuf>,
     /// With --resume: put the tags back that were moved
     #[arg(long, requires = "resume")]
@@ -249,6 +286,39 @@ pub(crate) struct PushArgs {
     /// Publish only if this receipt is a complete pass for exactly this digest
     #[arg(long, value_name = "FILE")]
     pub(crate) receipt: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) require: RequireArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PromoteArgs {
+    /// The image: [docker://]REGISTRY/REPO[:TAG][@DIGEST]
+    #[arg(value_name = "SRC", value_parser = in_registry)]
+    pub(crate) source: ImageSource,
+    #[command(flatten)]
+    pub(crate) registry: RegistryArgs,
+    #[command(flatten)]
+    pub(crate) tags: TagArgs,
+    #[command(flatten)]
+    pub(crate) require: RequireArgs,
+    /// Directory for the journal of a promotion that is not finished
+    #[arg(long, value_name = "DIR", default_value = "smokegate-report")]
+    pub(crate) report_dir: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VerifyArgs {
+    /// An image with a receipt attached ([docker://]REGISTRY/REPO[:TAG][@DIGEST], or any other IMAGE), or a file: the
+    /// receipt.json of a run, or a Sigstore bundle
+    #[arg(value_name = "REF|RECEIPT")]
+    pub(crate) subject: String,
+    #[command(flatten)]
+    pub(crate) registry: RegistryArgs,
+    #[command(flatten)]
+    pub(crate) trust: TrustArgs,
+    /// The receipt must be for this digest [default: the image's]
+    #[arg(long, value_name = "DIGEST")]
+    pub(crate) digest: Option<Digest>,
 }
 
 #[derive(Debug, Args)]
@@ -348,6 +418,18 @@ pub(crate) fn duration(text: &str) -> Result<std::time::Duration, String> {
         Ok(duration) if !duration.is_zero() => Ok(duration),
         _ => Err("a duration must be longer than zero".to_owned()),
     }
+}
+
+/// An image in a registry, with or without its transport. Another transport is refused with better words later.
+fn in_registry(text: &str) -> Result<ImageSource, String> {
+    let has_transport = ["oci:", "oci-archive:", "docker-archive:", "docker://"]
+        .iter()
+        .any(|transport| text.starts_with(transport));
+    let text = match text {
+        _ if has_transport => text.to_owned(),
+        _ => format!("docker://{text}"),
+    };
+    text.parse().map_err(|error| format!("{error}"))
 }
 
 fn at_least_one(text: &str) -> Result<usize, String> {

@@ -1,6 +1,7 @@
 //! smokegate: runs an OCI image the way production will, and publishes the same bytes only if it passes.
 
 mod args;
+mod attestation;
 mod commands;
 mod exit_code;
 mod failure;

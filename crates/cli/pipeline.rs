@@ -11,7 +11,8 @@ use smokegate_registry::{Publisher, PushError, PushOptions, PushReport, TagState
 use smokegate_sandbox::IdMap;
 use tokio::sync::mpsc;
 
-use crate::args::{Compress, PublishArgs};
+use crate::args::{Compress, TagArgs};
+use crate::attestation::Attachment;
 use crate::exit_code::ExitStatus;
 use crate::failure::Failure;
 use crate::gate_file::Prepared;
@@ -87,10 +88,11 @@ pub(crate) async fn gate(
     Ok((verdict, keeper))
 }
 
-/// Publishes an image that a verdict cleared, and whose `tested` manifests were run.
+/// Publishes an image that a verdict cleared, and whose `tested` manifests were run, with its receipt.
 pub(crate) async fn publish_cleared(
     cleared: &Cleared<Image>,
     tested: &[Digest],
+    receipt: Option<&Attachment>,
     publisher: &Publisher,
     targets: &[Target],
     options: &PushOptions,
@@ -114,7 +116,13 @@ pub(crate) async fn publish_cleared(
     };
     let clone = image.clone();
     blocking(move || clone.verify_layers(known)).await??;
-    publish(image, publisher, targets, options, printer).await
+    let image = with_receipt(image, receipt);
+    publish(&image, publisher, targets, options, printer).await
+}
+
+/// The image with its receipt attached, where it is to be.
+pub(crate) fn with_receipt(image: &Image, receipt: Option<&Attachment>) -> Image {
+    receipt.map_or_else(|| image.clone(), |receipt| receipt.to(image))
 }
 
 /// Publishes an image whose every byte the caller has had verified.
@@ -150,13 +158,13 @@ fn push_failure(error: PushError) -> Failure {
 pub(crate) async fn create_repositories(
     publisher: &Publisher,
     targets: &[Target],
-    publish: &PublishArgs,
+    tags: &TagArgs,
     printer: Printer,
 ) -> Result<(), Failure> {
-    let Some(settings) = settings::repository_settings(publish) else {
+    let Some(settings) = settings::repository_settings(tags) else {
         return Ok(());
     };
-    if publish.dry_run {
+    if tags.dry_run {
         return Ok(());
     }
     for made in publisher.create_repositories(targets, &settings).await? {

@@ -9,6 +9,7 @@ use smokegate_image::{Digest, Image, PlatformImage};
 use smokegate_registry::PushReport;
 use smokegate_sandbox::{ExitStatus as ProcessStatus, Storage};
 
+use crate::attestation::is_complete_pass;
 use crate::exit_code::ExitStatus;
 use crate::failure::Failure;
 use crate::gate_file::Prepared;
@@ -58,7 +59,7 @@ pub(crate) struct ErrorRecord {
     pub(crate) evidence: Vec<String>,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Tool {
     pub(crate) name: String,
     pub(crate) version: String,
@@ -191,7 +192,7 @@ pub(crate) struct AttemptRecord {
     pub(crate) outcome: String,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum ExitRecord {
     Code(i32),
@@ -204,7 +205,7 @@ pub(crate) struct PortRecord {
     pub(crate) container: u16,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct VariantTimings {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) sandbox: Option<u64>,
@@ -323,48 +324,51 @@ impl Receipt {
         text.expect("a receipt holds strings, numbers and lists only") + "\n"
     }
 
-    /// Reads a receipt and refuses it unless it is a complete pass for exactly `digest`.
-    pub(crate) fn must_clear(path: &Path, digest: &Digest) -> Result<(), Failure> {
+    /// Reads a receipt.
+    pub(crate) fn read(path: &Path) -> Result<Self, Failure> {
         let shown = path.display();
         let text = std::fs::read_to_string(path).map_err(|error| {
             Failure::usage(format!("cannot read the receipt `{shown}`: {error}"))
         })?;
-        let receipt: Self = serde_json::from_str(&text).map_err(|error| {
+        serde_json::from_str(&text).map_err(|error| {
             Failure::usage(format!("`{shown}` is not a receipt of smokegate: {error}"))
-        })?;
-        let refuse = |why: String| {
-            Err(Failure::new(
+        })
+    }
+
+    /// Reads a receipt and refuses it unless it is a pass for exactly `digest`, and a complete one unless
+    /// `allow_partial`.
+    pub(crate) fn must_clear(
+        path: &Path,
+        digest: &Digest,
+        allow_partial: bool,
+    ) -> Result<Self, Failure> {
+        let receipt = Self::read(path)?;
+        receipt.clears(digest, allow_partial).map_err(|why| {
+            Failure::new(
                 ExitStatus::GateFailed,
-                format!("the receipt `{shown}` {why}"),
+                format!("the receipt `{}` {why}", path.display()),
             )
-            .hint("run smokegate gate on this image and pass the receipt that it writes"))
-        };
-        if receipt.version != VERSION {
-            return refuse(format!(
+            .hint("run smokegate gate on this image and pass the receipt that it writes")
+        })?;
+        Ok(receipt)
+    }
+
+    /// Whether it is a pass for exactly `digest`; if not, why.
+    pub(crate) fn clears(&self, digest: &Digest, allow_partial: bool) -> Result<(), String> {
+        if self.version != VERSION {
+            return Err(format!(
                 "has version {}, this smokegate reads {VERSION}",
-                receipt.version
+                self.version
             ));
         }
-        if receipt.image.digest != *digest {
-            return refuse(format!(
-                "is for {}, not for this image ({digest})",
-                receipt.image.digest
-            ));
-        }
-        let all_passed = receipt
-            .variants
-            .iter()
-            .all(|v| v.verdict == VerdictWord::Passed);
-        if receipt.verdict != Some(VerdictWord::Passed)
-            || receipt.variants.is_empty()
-            || !all_passed
-        {
-            return refuse("is not a pass".into());
-        }
-        if receipt.partial || receipt.image.tested.is_empty() {
-            return refuse("is of a partial run".into());
-        }
-        Ok(())
+        let verdicts: Vec<_> = self.variants.iter().map(|one| one.verdict).collect();
+        let partial = self.partial && !allow_partial || self.image.tested.is_empty();
+        is_complete_pass(
+            (&self.image.digest, digest),
+            self.verdict,
+            &verdicts,
+            partial,
+        )
     }
 }
 

@@ -14,7 +14,7 @@ use smokegate_registry::{
 };
 use smokegate_sandbox::{IdMap, SecretValue, Unavailable};
 
-use crate::args::{CommonArgs, PublishArgs, RegistryArgs, RepositorySetting, RunArgs, SourceArgs};
+use crate::args::{CommonArgs, RegistryArgs, RepositorySetting, RunArgs, SourceArgs, TagArgs};
 use crate::exit_code::ExitStatus;
 use crate::failure::Failure;
 use crate::limits::Limit;
@@ -57,6 +57,13 @@ pub(crate) fn open_options(source: &SourceArgs, may_be_foreign: bool) -> OpenOpt
         options.require_platform = true;
     }
     apply(&source.limit, &mut options);
+    options
+}
+
+/// How an image is read of which nothing is run.
+pub(crate) fn any_platform() -> OpenOptions {
+    let mut options = OpenOptions::new(env::temp_dir());
+    options.require_platform = false;
     options
 }
 
@@ -230,16 +237,17 @@ pub(crate) fn registry_options(args: &RegistryArgs) -> Result<RegistryOptions, F
 }
 
 /// How tags are moved, with the journal in `report_dir`.
-pub(crate) fn push_options(publish: &PublishArgs, report_dir: &Path) -> PushOptions {
+pub(crate) fn push_options(tags: &TagArgs, report_dir: &Path) -> PushOptions {
     PushOptions {
-        rollback: !publish.no_rollback,
+        rollback: !tags.no_rollback,
         journal_dir: Some(report_dir.to_owned()),
+        source: None,
     }
 }
 
 /// What repositories are made with; none where none is to be made.
-pub(crate) fn repository_settings(publish: &PublishArgs) -> Option<RepositorySettings> {
-    let wanted = publish.create_repository.as_ref()?;
+pub(crate) fn repository_settings(tags: &TagArgs) -> Option<RepositorySettings> {
+    let wanted = tags.create_repository.as_ref()?;
     Some(RepositorySettings {
         immutable: wanted.contains(&RepositorySetting::Immutable),
         scan_on_push: wanted.contains(&RepositorySetting::Scan),

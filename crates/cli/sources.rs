@@ -1,11 +1,11 @@
 //! Where images come from: files, standard input, and registries, of which only what is needed is fetched.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use smokegate_image::{Blob, Digest, Image, ImageSource, OpenOptions, with_causes};
-use smokegate_registry::{Documents, PullError, Puller};
+use smokegate_registry::{BlobSource, Documents, Publisher, PullError, Remote};
 use smokegate_sandbox::{IdMap, StoreRequest, has_layers};
 
 use crate::args::{CommonArgs, RegistryArgs};
@@ -39,12 +39,21 @@ pub(crate) struct Opened {
     pub(crate) took: Duration,
 }
 
+/// An image of which only documents are at hand.
+#[derive(Debug)]
+pub(crate) struct Referred {
+    pub(crate) image: Image,
+    /// Where its blobs are, if it is in a registry.
+    pub(crate) source: Option<BlobSource>,
+    pub(crate) took: Duration,
+}
+
 /// Opens images. Dials nobody unless a source is in a registry.
 #[derive(Debug)]
 pub(crate) struct Sources<'a> {
     common: &'a CommonArgs,
     registry: &'a RegistryArgs,
-    puller: OnceLock<Puller>,
+    publisher: OnceLock<Publisher>,
     printer: Printer,
 }
 
@@ -57,7 +66,7 @@ impl<'a> Sources<'a> {
         Self {
             common,
             registry,
-            puller: OnceLock::new(),
+            publisher: OnceLock::new(),
             printer,
         }
     }
@@ -115,16 +124,15 @@ impl<'a> Sources<'a> {
         std::fs::create_dir(&layout).map_err(|error| cannot_make(&layout, &error))?;
         let documents = match needed {
             Needed::MissingLayers(_) => Documents::ForPlatform(&options),
-            _ => Documents::All(&options.limits),
+            Needed::Everything => Documents::WithReferrers(&options.limits),
+            Needed::Documents | Needed::Layers => Documents::All(&options.limits),
         };
         let remote = self
-            .puller()?
+            .publisher()?
+            .puller()
             .documents(reference, documents, &layout)
             .await?;
-        let place = ImageSource::OciLayout {
-            path: layout,
-            tag: None,
-        };
+        let place = layout_source(layout, &remote);
         options.absent_blobs = true;
         let image = open(&place, &options).await?;
         let wanted: Vec<Blob> = match needed {
@@ -149,13 +157,55 @@ impl<'a> Sources<'a> {
         Ok((image, remote.digest().clone()))
     }
 
-    fn puller(&self) -> Result<&Puller, Failure> {
-        if let Some(puller) = self.puller.get() {
-            return Ok(puller);
+    /// Opens an image of which nothing is fetched but its documents and what refers to it.
+    pub(crate) async fn refer(
+        &self,
+        source: &ImageSource,
+        mut options: OpenOptions,
+    ) -> Result<Referred, Failure> {
+        let began = Instant::now();
+        let (image, source) = match source {
+            ImageSource::Registry { reference, .. } => {
+                let store = settings::store(self.common)?;
+                let scratch = RunDir::below(&store)?;
+                let layout = scratch.path().join("image");
+                std::fs::create_dir(&layout).map_err(|error| cannot_make(&layout, &error))?;
+                let documents = Documents::WithReferrers(&options.limits);
+                let remote = self
+                    .publisher()?
+                    .puller()
+                    .documents(reference, documents, &layout)
+                    .await?;
+                options.absent_blobs = true;
+                let image = open(&layout_source(layout, &remote), &options).await?;
+                let source = BlobSource::new(remote, options.spool_dir);
+                (image, Some(source))
+            }
+            local => (open(local, &options).await?, None),
+        };
+        Ok(Referred {
+            image,
+            source,
+            took: began.elapsed(),
+        })
+    }
+
+    /// The one of this run, so that nothing is asked twice of who gives out tokens.
+    pub(crate) fn publisher(&self) -> Result<&Publisher, Failure> {
+        if let Some(publisher) = self.publisher.get() {
+            return Ok(publisher);
         }
         let options = settings::registry_options(self.registry)?;
-        let puller = Puller::new(options, &settings::credential_environment())?;
-        Ok(self.puller.get_or_init(|| puller))
+        let publisher = Publisher::new(options, &settings::credential_environment())?;
+        Ok(self.publisher.get_or_init(|| publisher))
+    }
+}
+
+/// The image of a layout that was filled from a registry.
+fn layout_source(path: PathBuf, remote: &Remote) -> ImageSource {
+    ImageSource::OciLayout {
+        path,
+        tag: Some(remote.reference().to_owned()),
     }
 }
 

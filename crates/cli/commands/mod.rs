@@ -4,8 +4,10 @@ mod cache;
 mod gate;
 mod inspect;
 mod lint;
+mod promote;
 mod push;
 mod ship;
+mod verify;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -20,8 +22,10 @@ use smokegate_lint::Finding;
 use smokegate_sandbox::IdMap;
 
 use crate::args::{
-    AnyCommand, Arguments, Command, CommonArgs, Format, KeptCommand, RunArgs, SourceArgs,
+    AnyCommand, Arguments, Command, CommonArgs, Format, KeptCommand, PublishArgs, RequireArgs,
+    RunArgs, SourceArgs,
 };
+use crate::attestation::{SigningKey, Trust};
 use crate::exit_code::ExitStatus;
 use crate::failure::Failure;
 use crate::gate_file::{LoadedFile, Prepared, ServiceSources};
@@ -114,6 +118,8 @@ async fn run(command: Command, common: &CommonArgs, printer: Printer) -> ExitSta
         Command::Ship(args) => ship::run(args, common, printer).await,
         Command::Gate(args) => gate::run(args, common, printer).await,
         Command::Push(args) => push::run(args, common, printer).await,
+        Command::Promote(args) => promote::run(args, common, printer).await,
+        Command::Verify(args) => verify::run(args, common, printer).await,
         Command::Inspect(args) => inspect::run(args, common, printer).await,
         Command::Cache(command) => cache::run(&command, common, printer).await,
     };
@@ -417,6 +423,24 @@ fn write_reports(receipt: &Receipt, report_dir: &Path) -> Result<(), Failure> {
 }
 
 /// One line per published tag.
+/// Whose receipt must be attached to what is published, if one must be.
+fn required_receipt(args: &RequireArgs) -> Result<Option<Trust>, Failure> {
+    let says_whose = args.trust.verify_key.is_some() || args.trust.allow_unsigned;
+    match (args.require_receipt, says_whose) {
+        (true, _) => Trust::of(&args.trust).map(Some),
+        (false, false) => Ok(None),
+        (false, true) => Err(Failure::usage(
+            "--verify-key and --allow-unsigned say which receipt is enough, and none is required",
+        )
+        .hint("add --require-receipt")),
+    }
+}
+
+/// The key that the attached receipt is signed with, if it is.
+fn sign_key(args: &PublishArgs) -> Result<Option<SigningKey>, Failure> {
+    args.sign_key.as_deref().map(SigningKey::read).transpose()
+}
+
 fn published_refs(receipt: &Receipt) -> Vec<String> {
     receipt
         .published

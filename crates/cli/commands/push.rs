@@ -3,9 +3,10 @@
 use std::path::Path;
 
 use smokegate_image::Image;
-use smokegate_registry::{Publisher, Target};
+use smokegate_registry::{Publisher, PushOptions, Target};
 
 use crate::args::{CommonArgs, Format, PushArgs};
+use crate::attestation::{Attachment, clear_attached};
 use crate::exit_code::ExitStatus;
 use crate::failure::Failure;
 use crate::pipeline;
@@ -27,7 +28,13 @@ pub(crate) async fn run(
             "name an archive or layout, or the journal of an unfinished push with --resume",
         ));
     };
-    let targets = args.publish.tag.clone();
+    if args.publish.attach_receipt && args.receipt.is_none() {
+        return Err(Failure::usage("no receipt to attach: nothing is run here")
+            .hint("name the one that smokegate gate has written with --receipt FILE"));
+    }
+    let trust = super::required_receipt(&args.require)?;
+    let key = super::sign_key(&args.publish)?;
+    let targets = args.publish.tags.tag.clone();
     if targets.is_empty() {
         return Err(Failure::usage("no tag to publish to")
             .hint("name one or more with --tag REGISTRY/REPO:TAG"));
@@ -46,35 +53,49 @@ pub(crate) async fn run(
         .open("image", source.image, options, Needed::Everything)
         .await?;
     let image = pipeline::compress(image, args.publish.compress, spool, printer).await?;
-    if let Some(receipt) = &args.receipt {
-        Receipt::must_clear(receipt, image.digest())?;
+    let cleared_by = match &args.receipt {
+        Some(path) => {
+            let allow_partial = args.publish.allow_partial;
+            Some(Receipt::must_clear(path, image.digest(), allow_partial)?)
+        }
+        None => None,
+    };
+    if let Some(trust) = &trust {
+        let accepted = clear_attached(&image, &named, None, trust).await?;
+        printer.step(format!("receipt: a complete pass, {}", accepted.signer));
     }
-    let publisher = Publisher::new(
-        settings::registry_options(&args.registry)?,
-        &settings::credential_environment(),
-    )?;
-    pipeline::create_repositories(&publisher, &targets, &args.publish, printer).await?;
+    let attached = cleared_by
+        .filter(|_| args.publish.attach_receipt)
+        .map(|receipt| Attachment::new(&receipt, &image, key.as_ref()));
+    let image = pipeline::with_receipt(&image, attached.as_ref());
+    let publisher = sources.publisher()?;
+    pipeline::create_repositories(publisher, &targets, &args.publish.tags, printer).await?;
     publisher
         .check_targets(&targets, Some(image.digest()))
         .await?;
-    if args.publish.dry_run {
-        show_plan(&publisher, &image, &targets, printer).await?;
+    let options = settings::push_options(&args.publish.tags, &args.report_dir);
+    if args.publish.tags.dry_run {
+        show_plan(publisher, &image, &targets, &options, printer).await?;
         return Ok(ExitStatus::Success);
     }
     // Nothing was run, so nothing was verified yet.
     let clone = image.clone();
     pipeline::blocking(move || clone.verify_layers(|_, _| false)).await??;
-    let options = settings::push_options(&args.publish, &args.report_dir);
-    let (report, took) = pipeline::publish(&image, &publisher, &targets, &options, printer).await?;
+    let (report, took) = pipeline::publish(&image, publisher, &targets, &options, printer).await?;
     let mut receipt = Receipt::new(named, &image, opened);
     receipt.record_push(&report, took);
-    match common.format {
+    show_published(&receipt, common.format, printer);
+    Ok(ExitStatus::Success)
+}
+
+/// Shows on standard output what was published.
+pub(super) fn show_published(receipt: &Receipt, format: Format, printer: Printer) {
+    match format {
         Format::Json => printer.data(receipt.to_json().trim_end()),
-        Format::Human | Format::Sarif => super::published_refs(&receipt)
+        Format::Human | Format::Sarif => super::published_refs(receipt)
             .iter()
             .for_each(|r| printer.data(r)),
     }
-    Ok(ExitStatus::Success)
 }
 
 /// Finishes or undoes what a journal is about.
@@ -90,7 +111,7 @@ async fn resume(journal: &Path, args: &PushArgs, printer: Printer) -> Result<Exi
         }
         return Ok(ExitStatus::Success);
     }
-    let options = settings::push_options(&args.publish, &args.report_dir);
+    let options = settings::push_options(&args.publish.tags, &args.report_dir);
     let (digest, tags) = pipeline::resume(&publisher, journal, &options, printer).await?;
     for tag in tags {
         printer.data(format!("{}@{digest}", tag.target));
@@ -103,13 +124,10 @@ pub(super) async fn show_plan(
     publisher: &Publisher,
     image: &Image,
     targets: &[Target],
+    options: &PushOptions,
     printer: Printer,
 ) -> Result<(), Failure> {
-    let state = publisher.remote_state(image, targets).await?;
-    printer.data(
-        smokegate_registry::plan(image, targets, &state)
-            .to_string()
-            .trim_end(),
-    );
+    let plan = publisher.plan(image, targets, options).await?;
+    printer.data(plan.to_string().trim_end());
     Ok(())
 }

@@ -1,8 +1,9 @@
 //! `smokegate ship`: gate an image, then publish the very bytes that passed to every tag.
 
-use smokegate_registry::{Publisher, Target};
+use smokegate_registry::Target;
 
 use crate::args::{CommonArgs, Compress, ShipArgs};
+use crate::attestation::Attachment;
 use crate::exit_code::ExitStatus;
 use crate::failure::Failure;
 use crate::gate_file::LoadedFile;
@@ -20,17 +21,18 @@ pub(crate) async fn run(
     let file = LoadedFile::find(
         args.run.file.as_deref(),
         args.run.no_file,
-        args.publish.tag.is_empty(),
+        args.publish.tags.tag.is_empty(),
         printer,
     )?;
     let targets = match &file {
-        Some(file) if args.publish.tag.is_empty() => targets(&file.tags())?,
-        _ => args.publish.tag.clone(),
+        Some(file) if args.publish.tags.tag.is_empty() => targets(&file.tags())?,
+        _ => args.publish.tags.tag.clone(),
     };
     if targets.is_empty() {
         return Err(Failure::usage("no tag to publish to")
             .hint("name one or more with --tag REGISTRY/REPO:TAG, or only judge the image with `smokegate gate`"));
     }
+    let key = super::sign_key(&args.publish)?;
     if !args.run.plan && !args.run.variant.is_empty() && !args.publish.allow_partial {
         return Err(Failure::usage(
             "a run of some variants does not clear an image for publishing",
@@ -69,12 +71,9 @@ pub(crate) async fn run(
         .hint("leave --platform out, or say --allow-partial"));
     }
 
-    let publisher = Publisher::new(
-        settings::registry_options(&args.registry)?,
-        &settings::credential_environment(),
-    )?;
+    let publisher = sources.publisher()?;
     // A push that cannot succeed is found out before a minute is spent on running the image.
-    pipeline::create_repositories(&publisher, &targets, &args.publish, printer).await?;
+    pipeline::create_repositories(publisher, &targets, &args.publish.tags, printer).await?;
     let is_as_it_is = args.publish.compress == Compress::None;
     let digest = is_as_it_is.then(|| image.digest());
     publisher.check_targets(&targets, digest).await?;
@@ -84,18 +83,25 @@ pub(crate) async fn run(
     let (verdict, keeper) =
         super::gate(&image, &prepared, &settings, &mut receipt, printer).await?;
 
+    let options = settings::push_options(&args.publish.tags, &settings.report_dir);
+    let attachment = || {
+        let wanted = args.publish.attach_receipt;
+        wanted.then(|| Attachment::new(&receipt, &image, key.as_ref()))
+    };
     let published = match verdict.clear(image.clone()) {
         Err(_) => Ok(()),
-        Ok(cleared) if args.publish.dry_run => {
-            super::push::show_plan(&publisher, cleared.get(), &targets, printer).await?;
+        Ok(cleared) if args.publish.tags.dry_run => {
+            let image = pipeline::with_receipt(cleared.get(), attachment().as_ref());
+            super::push::show_plan(publisher, &image, &targets, &options, printer).await?;
             Ok(())
         }
         Ok(cleared) => {
-            let options = settings::push_options(&args.publish, &settings.report_dir);
+            let attachment = attachment();
             pipeline::publish_cleared(
                 &cleared,
                 &verdict.manifests,
-                &publisher,
+                attachment.as_ref(),
+                publisher,
                 &targets,
                 &options,
                 printer,

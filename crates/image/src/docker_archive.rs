@@ -262,6 +262,7 @@ pub(crate) fn synthesize(
     };
     Image::new(ImageParts {
         documents: vec![document],
+        referrers: Vec::new(),
         blobs,
         platforms: vec![image],
         selected: 0,

@@ -32,6 +32,20 @@ pub struct Document {
     pub children: Vec<Digest>,
 }
 
+impl Document {
+    /// A document beside the images, such as one that refers to them, of these bytes.
+    pub fn attached(media_type: &str, bytes: Vec<u8>, children: Vec<Digest>) -> Self {
+        Self {
+            digest: Digest::sha256(&bytes),
+            media_type: media_type.to_owned(),
+            bytes: bytes.into(),
+            kind: DocumentKind::Attached,
+            platform: None,
+            children,
+        }
+    }
+}
+
 /// One layer of a [`PlatformImage`].
 #[derive(Clone, Debug)]
 pub struct Layer {
@@ -74,7 +88,10 @@ impl PlatformImage {
 pub struct ImageParts {
     /// Children before parents, the root last, each digest once.
     pub documents: Vec<Document>,
-    /// Every config, layer and other blob that the documents name, each digest once.
+    /// Manifests whose `subject` is one of `documents` or one of these: signatures, SBOMs, receipts. Subjects
+    /// before what refers to them.
+    pub referrers: Vec<Document>,
+    /// Every config, layer and other blob that the documents and referrers name, each digest once.
     pub blobs: Vec<Blob>,
     /// Every image that could be run, in the order of the index.
     pub platforms: Vec<PlatformImage>,
@@ -133,7 +150,40 @@ impl Image {
         &self.parts.documents
     }
 
-    /// Every blob the documents name, each digest once.
+    /// What refers to the image, subjects before what refers to them. None is part of what its digest names.
+    pub fn referrers(&self) -> &[Document] {
+        &self.parts.referrers
+    }
+
+    /// All that is published with the image, in an order in which it can be: its documents, then its referrers.
+    pub fn published(&self) -> impl Iterator<Item = &Document> {
+        self.parts.documents.iter().chain(&self.parts.referrers)
+    }
+
+    /// The same image with one more referrer, and the blobs that it names.
+    #[must_use]
+    pub fn with_referrer(&self, referrer: Document, blobs: impl IntoIterator<Item = Blob>) -> Self {
+        let mut parts = (*self.parts).clone();
+        if parts
+            .referrers
+            .iter()
+            .any(|one| one.digest == referrer.digest)
+        {
+            return self.clone();
+        }
+        parts.referrers.push(referrer);
+        for blob in blobs {
+            if parts.blobs.iter().all(|one| one.digest() != blob.digest()) {
+                parts.blobs.push(blob);
+            }
+        }
+        Self {
+            parts: Arc::new(parts),
+            limits: self.limits,
+        }
+    }
+
+    /// Every blob the documents and referrers name, each digest once.
     pub fn blobs(&self) -> &[Blob] {
         &self.parts.blobs
     }

@@ -39,7 +39,7 @@ pub use error::{BlobName, Error, ErrorKind};
 pub use image::{Document, DocumentKind, Image, ImageParts, Layer, PlatformImage};
 pub use layer_tar::LayerTar;
 pub use limits::Limits;
-pub use manifest::manifest_for_platform;
+pub use manifest::{manifest_for_platform, subject_of};
 pub use open::OpenOptions;
 pub use platform::{ParsePlatformError, Platform};
 pub use source::{ImageSource, ParseSourceError};

@@ -14,6 +14,13 @@ use crate::{
     ImageConfig, ImageParts, Layer, OpenOptions, Platform, PlatformImage,
 };
 
+/// An entry of a layout that refers to another manifest.
+pub(crate) struct Referrer<'a> {
+    /// What it refers to.
+    pub(crate) subject: Digest,
+    pub(crate) descriptor: &'a Descriptor,
+}
+
 /// Walks the documents of one image and collects what it is made of.
 pub(crate) struct Loader<'a> {
     store: &'a dyn Store,
@@ -25,6 +32,8 @@ pub(crate) struct Loader<'a> {
     platforms: Vec<(Platform, PlatformImage)>,
     notes: Vec<String>,
     memory: u64,
+    /// Whether what is read only refers to the image: then it is kept as it is, whatever it holds.
+    refers: bool,
 }
 
 impl<'a> Loader<'a> {
@@ -39,11 +48,17 @@ impl<'a> Loader<'a> {
             platforms: Vec::new(),
             notes: Vec::new(),
             memory: 0,
+            refers: false,
         }
     }
 
-    /// Reads everything below `root` and chooses the platform's image.
-    pub(crate) fn load(mut self, root: &Descriptor, names: Vec<String>) -> Result<Image, Error> {
+    /// Reads everything below `root` with those of `referrers` that lead to it, and chooses the platform's image.
+    pub(crate) fn load(
+        mut self,
+        root: &Descriptor,
+        names: Vec<String>,
+        referrers: Vec<Referrer<'_>>,
+    ) -> Result<Image, Error> {
         self.document(root, &mut Vec::new())?;
         if self.platforms.is_empty() {
             let what = format!("{} {}", root.media_type(), root.digest());
@@ -56,8 +71,10 @@ impl<'a> Loader<'a> {
             .map(|(platform, _)| platform)
             .collect();
         let selected = select(&platforms, self.options)?;
+        let referrers = self.referrers(referrers)?;
         Ok(Image::new(ImageParts {
             documents: self.documents,
+            referrers,
             blobs: self.blobs,
             platforms: self.platforms.into_iter().map(|(_, image)| image).collect(),
             selected,
@@ -65,6 +82,25 @@ impl<'a> Loader<'a> {
             synthesized: false,
             notes: self.notes,
         }))
+    }
+
+    /// Reads what refers to the image, and what refers to that, and so on.
+    fn referrers(&mut self, mut waiting: Vec<Referrer<'_>>) -> Result<Vec<Document>, Error> {
+        let of_image = self.documents.len();
+        self.refers = true;
+        loop {
+            let (next, rest): (Vec<_>, Vec<_>) = waiting
+                .into_iter()
+                .partition(|one| self.loaded.contains(&one.subject));
+            for referrer in &next {
+                self.document(referrer.descriptor, &mut Vec::new())?;
+            }
+            if next.is_empty() {
+                break;
+            }
+            waiting = rest;
+        }
+        Ok(self.documents.split_off(of_image))
     }
 
     /// Reads a manifest or index and what it names; `above` are the indexes that led here.
@@ -181,7 +217,7 @@ impl<'a> Loader<'a> {
     ) -> Result<(DocumentKind, Vec<Digest>), Error> {
         let manifest: ImageManifest = parse(bytes, &blob.to_string())?;
         let config_type = manifest.config().media_type().as_ref();
-        let kind = if is_attached(descriptor) || !is_image_config(config_type) {
+        let kind = if self.refers || is_attached(descriptor) || !is_image_config(config_type) {
             self.attached(&manifest)?;
             DocumentKind::Attached
         } else {

@@ -2,12 +2,12 @@
 
 use std::os::unix::fs::FileExt;
 
-use oci_spec::image::{Descriptor, ImageIndex};
+use oci_spec::image::{Descriptor, ImageIndex, ImageManifest};
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 
 use crate::error::BlobName;
-use crate::media_type::{DocumentType, document_type};
+use crate::media_type::{DocumentType, document_type, is_image_config};
 use crate::{Compression, Digest, Error, FileRange, OpenOptions, Platform};
 
 /// BuildKit's mark on what it attaches to an image (moby/buildkit, docs/attestations/attestation-storage.md).
@@ -112,6 +112,28 @@ pub(crate) fn is_attached(descriptor: &Descriptor) -> bool {
     let unknown = platform_of(descriptor)
         .is_some_and(|platform| platform.os == "unknown" && platform.architecture == "unknown");
     annotated || unknown
+}
+
+/// What a manifest or index refers to, where it says so (OCI image spec, manifest.md, `subject`).
+pub fn subject_of(document: &[u8]) -> Option<Digest> {
+    #[derive(Deserialize)]
+    struct Referrer {
+        subject: Option<Subject>,
+    }
+    #[derive(Deserialize)]
+    struct Subject {
+        digest: String,
+    }
+    let referrer: Referrer = serde_json::from_slice(document).ok()?;
+    referrer.subject?.digest.parse().ok()
+}
+
+/// Whether a manifest is of an artifact: it could not be run.
+pub(crate) fn is_artifact(document: &[u8]) -> bool {
+    match serde_json::from_slice::<ImageManifest>(document) {
+        Ok(manifest) => !is_image_config(manifest.config().media_type().as_ref()),
+        Err(_) => false,
+    }
 }
 
 /// The entry of an index for the platform that is wanted, if the index alone can tell: else the manifests below it

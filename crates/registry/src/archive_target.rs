@@ -13,6 +13,7 @@ use crate::layout_target::{
     LAYOUT_FILE, blob_name, check_parent, document_as_blob, entry, index_of, tagged, temporary_in,
     write_error,
 };
+use crate::referrers::descriptor;
 
 /// An archive that is written anew as a whole.
 #[derive(Clone, Debug)]
@@ -56,18 +57,19 @@ impl ArchiveTarget {
         check_parent(&self.path)
     }
 
-    /// Writes everything under another name; `progress` is told each blob and the bytes written of it.
+    /// Writes everything under another name, with `blobs` for those of the image; `progress` is told each blob and
+    /// the bytes written of it.
     ///
     /// The order is that of the names, times and owners are 0: the same image gives the same bytes.
     pub(crate) fn write(
         &self,
         image: &Image,
+        mut blobs: Vec<Blob>,
         tags: &[String],
         progress: &dyn Fn(&Blob, u64) -> io::Result<()>,
     ) -> Result<WrittenArchive, Error> {
         let failed = write_error(&self.path);
-        let mut blobs: Vec<Blob> = image.blobs().to_vec();
-        blobs.extend(image.documents().iter().map(document_as_blob));
+        blobs.extend(image.published().map(document_as_blob));
         blobs.sort_by_key(|blob| blob_name(blob.digest()));
         blobs.dedup_by_key(|blob| blob_name(blob.digest()));
         let file = temporary_in(self.directory()).map_err(&failed)?;
@@ -98,7 +100,10 @@ impl ArchiveTarget {
                 }
             })?;
         }
-        let entries = tags.iter().map(|tag| entry(tag, image.root())).collect();
+        let tagged = tags.iter().map(|tag| entry(tag, image.root()));
+        let entries = tagged
+            .chain(image.referrers().iter().map(descriptor))
+            .collect();
         let index = serde_json::to_vec(&index_of(entries)).expect("a JSON value");
         append(&mut tar, "index.json", index.len() as u64, &*index).map_err(&failed)?;
         let layout = LAYOUT_FILE.as_bytes();

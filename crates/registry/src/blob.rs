@@ -103,6 +103,22 @@ impl Repository {
         }
     }
 
+    /// Whether the registry takes the blob from another of its repositories. Whatever keeps it from that, sending
+    /// the blob may still work.
+    pub(crate) async fn mount_blob(&self, blob: &Blob, from: &str) -> bool {
+        match self.open_session(Some((blob.digest(), Some(from)))).await {
+            Ok(Session::Mounted) => true,
+            Ok(Session::Upload(location)) => {
+                self.cancel(&location).await;
+                false
+            }
+            Err(error) => {
+                tracing::debug!(%error, "the blob cannot be mounted");
+                false
+            }
+        }
+    }
+
     /// Whether this repository may be written to, as far as can be told without writing.
     ///
     /// A registry that is sent a part of an upload that does not exist answers first whether the sender may

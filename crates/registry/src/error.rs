@@ -231,6 +231,22 @@ pub enum Error {
         /// What was read.
         got: Option<Digest>,
     },
+    /// A referrer that was sent, and that the registry does not list with what it refers to.
+    #[error("the registry does not list {digest} among what refers to `{reference}`")]
+    NotListed {
+        /// The manifest that is referred to.
+        reference: String,
+        /// What refers to it.
+        digest: Digest,
+    },
+    /// More refers to a manifest than is carried along.
+    #[error("more than {limit} manifests refer to `{reference}`")]
+    ManyReferrers {
+        /// The manifest that is referred to.
+        reference: String,
+        /// The most that may.
+        limit: usize,
+    },
     /// A journal that cannot be gone on with.
     #[error("cannot use the journal `{path}`")]
     Journal {

@@ -6,8 +6,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
-use smokegate_image::{Algorithm, Blob, Content, Digest, Document, Hasher, Image};
+use smokegate_image::{Algorithm, Blob, Content, Digest, Document, Hasher, Image, subject_of};
 
+use crate::referrers::descriptor;
 use crate::{DestinationState, Error};
 
 /// The content of the file `oci-layout`.
@@ -58,7 +59,7 @@ impl LayoutTarget {
                 state.blobs.insert(blob.digest().clone());
             }
         }
-        for document in image.documents() {
+        for document in image.published() {
             if self.has(&document.digest, document.bytes.len() as u64) {
                 state.documents.insert(document.digest.clone());
             }
@@ -138,6 +139,20 @@ impl LayoutTarget {
         })
     }
 
+    /// Makes sure that the index lists a document that refers to another, if it does.
+    pub(crate) fn list_referrer(&self, document: &Document) -> Result<(), Error> {
+        if subject_of(&document.bytes).is_none() {
+            return Ok(());
+        }
+        let wanted = descriptor(document);
+        let index = self.index()?;
+        let mut entries = index["manifests"].as_array().into_iter().flatten();
+        if entries.any(|entry| entry["digest"] == wanted["digest"]) {
+            return Ok(());
+        }
+        self.change(|entries| entries.push(wanted))
+    }
+
     /// The entry of a tag as it is, with all that others wrote into it.
     pub(crate) fn entry(&self, tag: &str) -> Result<Option<Value>, Error> {
         let index = self.index()?;
@@ -149,14 +164,21 @@ impl LayoutTarget {
 
     /// Makes a tag have an entry, or none.
     pub(crate) fn set_entry(&self, tag: &str, wanted: Option<Value>) -> Result<(), Error> {
+        self.change(|entries| {
+            entries.retain(|entry| entry["annotations"][REF_NAME] != tag);
+            entries.extend(wanted);
+        })
+    }
+
+    /// Changes the entries of the index.
+    fn change(&self, change: impl FnOnce(&mut Vec<Value>)) -> Result<(), Error> {
         let mut index = self.index()?;
         let wrong = || Error::NotALayout {
             path: self.path.join("index.json"),
             reason: "has no list of `manifests`".to_owned(),
         };
         let entries = index["manifests"].as_array_mut().ok_or_else(wrong)?;
-        entries.retain(|entry| entry["annotations"][REF_NAME] != tag);
-        entries.extend(wanted);
+        change(entries);
         self.create(&self.path.join("oci-layout"), |file, path| {
             file.write_all(LAYOUT_FILE.as_bytes())
                 .map_err(write_error(path))

@@ -19,8 +19,8 @@ const ACCEPTED: &str = "application/vnd.oci.image.index.v1+json, \
      application/vnd.oci.image.manifest.v1+json, \
      application/vnd.docker.distribution.manifest.list.v2+json, \
      application/vnd.docker.distribution.manifest.v2+json";
-const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
-const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+pub(crate) const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+pub(crate) const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 /// Registries take 4 MiB; this leaves room for one that takes more.
 const LIMIT: usize = 16 * 1024 * 1024;
 
@@ -193,7 +193,12 @@ impl Repository {
         }
     }
 
-    async fn put_manifest(&self, reference: &str, document: &Document) -> Result<(), Error> {
+    /// Writes a document, unverified.
+    pub(crate) async fn put_manifest(
+        &self,
+        reference: &str,
+        document: &Document,
+    ) -> Result<(), Error> {
         let url = self.url(&format!("manifests/{reference}"));
         let access = Access::push(&self.name);
         let expected = [StatusCode::CREATED, StatusCode::OK, StatusCode::ACCEPTED];

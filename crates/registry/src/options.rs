@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::BlobSource;
+
 /// How registries are reached. Proxies are the system's (`HTTPS_PROXY`, `NO_PROXY` and their kin).
 #[derive(Clone, Debug)]
 pub struct RegistryOptions {
@@ -92,13 +94,15 @@ impl RegistrySettings {
     }
 }
 
-/// How tags are moved.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// How an image is published.
+#[derive(Clone, Debug)]
 pub struct PushOptions {
     /// Whether tags that have moved are put back when another one cannot be moved.
     pub rollback: bool,
     /// Where the moves are noted, so that they can be finished or undone after a crash.
     pub journal_dir: Option<PathBuf>,
+    /// Where the image's absent blobs come from.
+    pub source: Option<BlobSource>,
 }
 
 impl Default for PushOptions {
@@ -106,6 +110,7 @@ impl Default for PushOptions {
         Self {
             rollback: true,
             journal_dir: None,
+            source: None,
         }
     }
 }

@@ -12,15 +12,15 @@ use crate::tasks::blocking;
 use crate::transport::Repository;
 use crate::wire_error::WireError;
 use crate::{
-    CredentialEnvironment, Destination, Error, PushError, PushObserver, PushOptions, PushReport,
-    RegistryOptions, RepositorySettings, Target, TargetCheck, plan,
+    CredentialEnvironment, Destination, Error, Puller, PushError, PushObserver, PushOptions,
+    PushPlan, PushReport, RegistryOptions, RepositorySettings, Target, TargetCheck, plan,
 };
 
 /// Publishes images. Holds what was learnt about registries and credentials; one serves a whole run.
 #[derive(Debug)]
 pub struct Publisher {
     pub(crate) ecr: Arc<Ecr>,
-    registries: Registries,
+    registries: Arc<Registries>,
 }
 
 impl Publisher {
@@ -32,11 +32,16 @@ impl Publisher {
         options: RegistryOptions,
         environment: &CredentialEnvironment,
     ) -> Result<Self, Error> {
-        let registries = Registries::new(options, environment)?;
+        let registries = Arc::new(Registries::new(options, environment)?);
         Ok(Self {
             ecr: Arc::clone(&registries.ecr),
             registries,
         })
+    }
+
+    /// One that fetches, with the same tokens and connections.
+    pub fn puller(&self) -> Puller {
+        Puller::of(Arc::clone(&self.registries))
     }
 
     /// Finds out before anything is run whether every target could be published to: credentials resolve, the
@@ -159,13 +164,28 @@ impl Publisher {
         options: &PushOptions,
         observer: Arc<dyn PushObserver>,
     ) -> Result<PushReport, PushError> {
-        match self.remote_state(image, targets).await {
-            Ok(state) => {
-                let plan = plan(image, targets, &state);
-                Box::pin(self.execute(image, &plan, options, observer)).await
-            }
+        match self.plan(image, targets, options).await {
+            Ok(plan) => Box::pin(self.execute(image, &plan, options, observer)).await,
             Err(error) => Err(PushError::before_any_tag(targets, error)),
         }
+    }
+
+    /// Looks and plans.
+    ///
+    /// # Errors
+    /// When a destination does not answer, or not well.
+    pub async fn plan(
+        &self,
+        image: &Image,
+        targets: &[Target],
+        options: &PushOptions,
+    ) -> Result<PushPlan, Error> {
+        let mut state = self.remote_state(image, targets).await?;
+        if let Some(source) = &options.source {
+            let (repository, has) = source.state(image);
+            state.destinations.entry(repository).or_insert(has);
+        }
+        Ok(plan(image, targets, &state))
     }
 
     pub(crate) fn repository(&self, destination: &Destination) -> Result<Repository, Error> {

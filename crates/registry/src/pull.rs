@@ -6,16 +6,19 @@
 use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use oci_spec::distribution::Reference;
 use oci_spec::image::{Descriptor, ImageIndex, ImageManifest};
 use serde_json::{Value, json};
-use smokegate_image::{Algorithm, Blob, Digest, Limits, OpenOptions, manifest_for_platform};
+use smokegate_image::{
+    Algorithm, Blob, Digest, Document, Limits, OpenOptions, manifest_for_platform, subject_of,
+};
 
 use crate::auth::Access;
 use crate::blob_file::{cannot_keep, keep, path_in};
 use crate::layout_target::{LAYOUT_FILE, REF_NAME, index_of};
-use crate::manifest::digest;
+use crate::manifest::{INDEX, MANIFEST, digest};
 use crate::registries::Registries;
 use crate::tasks::bounded;
 use crate::transport::Repository;
@@ -24,8 +27,10 @@ use crate::{CredentialEnvironment, Error, PullError, RegistryOptions};
 /// Which documents of an image are fetched.
 #[derive(Clone, Copy, Debug)]
 pub enum Documents<'a> {
-    /// All, as for an image that may be published: its root stays what the reference names.
+    /// All: its root stays what the reference names.
     All(&'a Limits),
+    /// All, and what refers to them: for an image that may be published.
+    WithReferrers(&'a Limits),
     /// Of an index only the manifest for the platform of these options, which is the layout's image then.
     ForPlatform(&'a OpenOptions),
 }
@@ -33,13 +38,13 @@ pub enum Documents<'a> {
 /// Fetches images. Holds what was learnt about registries and credentials; one serves a whole run.
 #[derive(Debug)]
 pub struct Puller {
-    registries: Registries,
+    registries: Arc<Registries>,
 }
 
 /// An image in a registry whose documents are in a layout.
 #[derive(Debug)]
 pub struct Remote {
-    repository: Repository,
+    pub(crate) repository: Repository,
     reference: String,
     digest: Digest,
     layout: PathBuf,
@@ -54,7 +59,12 @@ impl Puller {
         options: RegistryOptions,
         environment: &CredentialEnvironment,
     ) -> Result<Self, Error> {
-        Registries::new(options, environment).map(|registries| Self { registries })
+        let registries = Registries::new(options, environment)?;
+        Ok(Self::of(Arc::new(registries)))
+    }
+
+    pub(crate) fn of(registries: Arc<Registries>) -> Self {
+        Self { registries }
     }
 
     /// Finds what a reference names and fetches its documents and configs into `layout`, an empty directory.
@@ -89,7 +99,7 @@ impl Puller {
             .repository(&registry, reference.repository())?;
         let root = Root::find(&repository, reference).await?;
         let limits = match documents {
-            Documents::All(limits) => limits,
+            Documents::All(limits) | Documents::WithReferrers(limits) => limits,
             Documents::ForPlatform(options) => &options.limits,
         };
         let mut walk = Walk {
@@ -98,6 +108,7 @@ impl Puller {
             limits,
             bytes: root.bytes.len() as u64,
             seen: HashSet::from([root.digest.clone()]),
+            manifests: vec![root.digest.clone()],
         };
         let mut entry = root.entry();
         let chosen = match documents {
@@ -118,7 +129,11 @@ impl Puller {
             }
         }
         entry["annotations"] = json!({ REF_NAME: shown });
-        write_index(layout, entry)?;
+        let mut entries = vec![entry];
+        if let Documents::WithReferrers(_) = documents {
+            entries.extend(walk.referrers().await?);
+        }
+        write_index(layout, entries)?;
         Ok(Remote {
             repository,
             reference: shown.to_owned(),
@@ -132,6 +147,11 @@ impl Remote {
     /// The digest that the reference stands for: the index's, where there is one.
     pub fn digest(&self) -> &Digest {
         &self.digest
+    }
+
+    /// The reference in full, which is the image's name in the layout.
+    pub fn reference(&self) -> &str {
+        &self.reference
     }
 
     /// Fetches blobs into the layout, those that it has not; answers how many bytes came.
@@ -216,6 +236,8 @@ struct Walk<'a> {
     /// Of all documents so far.
     bytes: u64,
     seen: HashSet<Digest>,
+    /// The manifests and indexes so far.
+    manifests: Vec<Digest>,
 }
 
 impl Walk<'_> {
@@ -231,13 +253,9 @@ impl Walk<'_> {
                 if !self.seen.insert(digest.clone()) {
                     continue;
                 }
-                self.bytes += descriptor.size();
-                if self.bytes > self.limits.documents_bytes {
-                    return Err(Error::Image(smokegate_image::Error::TooLarge {
-                        what: "all documents of the image together".to_owned(),
-                        size: self.bytes,
-                        limit: self.limits.documents_bytes,
-                    }));
+                self.count(descriptor.size())?;
+                if is_manifest(&descriptor) {
+                    self.manifests.push(digest.clone());
                 }
                 fetching.push(document(
                     self.repository.clone(),
@@ -255,6 +273,108 @@ impl Walk<'_> {
         }
         Ok(())
     }
+
+    fn count(&mut self, bytes: u64) -> Result<(), Error> {
+        self.bytes += bytes;
+        if self.bytes <= self.limits.documents_bytes {
+            return Ok(());
+        }
+        Err(Error::Image(smokegate_image::Error::TooLarge {
+            what: "all documents of the image together".to_owned(),
+            size: self.bytes,
+            limit: self.limits.documents_bytes,
+        }))
+    }
+
+    /// Fetches the manifests of what refers to those of the image, of what refers to these, and so on; answers how a
+    /// layout lists them. Of their blobs none is fetched.
+    async fn referrers(&mut self) -> Result<Vec<Value>, Error> {
+        let limit = self.repository.registry.options.parallel_uploads;
+        let mut subjects = std::mem::take(&mut self.manifests);
+        let mut found = Vec::new();
+        for _ in 0..=self.limits.index_depth {
+            let listing = subjects.into_iter().map(|subject| {
+                let repository = self.repository.clone();
+                async move {
+                    let access = Access::pull(&repository.name);
+                    let entries = repository.referrers(&subject, &access).await?;
+                    Ok((subject, entries))
+                }
+            });
+            let mut fetching = Vec::new();
+            for (subject, entries) in bounded(limit, listing).await? {
+                for entry in entries {
+                    // What is not a manifest of a form that is known here cannot be carried along.
+                    let Ok(descriptor) = serde_json::from_value::<Descriptor>(entry) else {
+                        continue;
+                    };
+                    let Ok(digest) = descriptor.digest().as_ref().parse::<Digest>() else {
+                        continue;
+                    };
+                    let media_type = descriptor.media_type().as_ref();
+                    if !matches!(media_type, MANIFEST | INDEX) || !self.seen.insert(digest.clone())
+                    {
+                        continue;
+                    }
+                    self.count(descriptor.size())?;
+                    let (repository, layout) = (self.repository.clone(), self.layout.to_owned());
+                    fetching.push(referrer(repository, layout, digest, subject.clone()));
+                }
+            }
+            // Sorted, so that the same referrers are published in the same order.
+            let mut fetched = bounded(limit, fetching).await?;
+            fetched.retain(Option::is_some);
+            let mut level: Vec<Document> = fetched.into_iter().flatten().collect();
+            level.sort_by(|one, other| one.digest.cmp(&other.digest));
+            if level.is_empty() {
+                break;
+            }
+            found.extend(level.iter().map(listed));
+            subjects = level.into_iter().map(|document| document.digest).collect();
+        }
+        Ok(found)
+    }
+}
+
+/// Fetches a manifest that is listed as referring to `subject`; `None` when it does not.
+async fn referrer(
+    repository: Repository,
+    layout: PathBuf,
+    digest: Digest,
+    subject: Digest,
+) -> Result<Option<Document>, Error> {
+    let access = Access::pull(&repository.name);
+    let served = repository
+        .get_manifest(&digest.to_string(), &access)
+        .await?;
+    // A list outlives what it lists, where clients keep it.
+    let Some(served) = served else {
+        return Ok(None);
+    };
+    let got = crate::manifest::digest(digest.algorithm(), &served.bytes);
+    if got != digest {
+        return Err(other_bytes(&digest, &got));
+    }
+    if subject_of(&served.bytes) != Some(subject) {
+        return Ok(None);
+    }
+    keep(&layout, &digest, &served.bytes)?;
+    let document = Document::attached(&served.media_type, served.bytes, Vec::new());
+    Ok(Some(Document { digest, ..document }))
+}
+
+/// How the layout's index lists a referrer.
+fn listed(document: &Document) -> Value {
+    json!({
+        "mediaType": document.media_type,
+        "digest": document.digest,
+        "size": document.bytes.len(),
+    })
+}
+
+fn is_manifest(descriptor: &Descriptor) -> bool {
+    let media_type = descriptor.media_type().as_ref();
+    media_type.contains("manifest") || media_type.contains("index")
 }
 
 /// Fetches a manifest, index or config; answers what it names of these.
@@ -264,8 +384,7 @@ async fn document(
     digest: Digest,
     descriptor: Descriptor,
 ) -> Result<Vec<Descriptor>, Error> {
-    let media_type = descriptor.media_type().as_ref();
-    if !media_type.contains("manifest") && !media_type.contains("index") {
+    if !is_manifest(&descriptor) {
         repository
             .get_blob(&digest, descriptor.size(), &layout)
             .await?;
@@ -303,8 +422,8 @@ fn other_bytes(wanted: &Digest, got: &Digest) -> Error {
     }
 }
 
-fn write_index(layout: &Path, entry: Value) -> Result<(), Error> {
-    let index = index_of(vec![entry]).to_string();
+fn write_index(layout: &Path, entries: Vec<Value>) -> Result<(), Error> {
+    let index = index_of(entries).to_string();
     for (name, text) in [("oci-layout", LAYOUT_FILE), ("index.json", &index)] {
         let path = layout.join(name);
         fs::write(&path, text).map_err(cannot_keep(&path))?;

@@ -23,7 +23,7 @@ impl Publisher {
         options: &PushOptions,
         observer: Arc<dyn PushObserver>,
     ) -> Result<PushReport, PushError> {
-        let run = Arc::new(Run::new(image, plan, Arc::clone(&observer)));
+        let run = Arc::new(Run::new(image, plan, options, Arc::clone(&observer)));
         // Threads that write files are not ended with the tasks that wait for them.
         let _ended = EndOnDrop(Arc::clone(&run));
         let tags: Vec<TagState> = tag_states(plan);

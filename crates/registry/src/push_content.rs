@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use smokegate_image::{Blob, Document};
+use smokegate_image::{Blob, Content, Document};
 use tokio::task::JoinSet;
 
 use crate::archive_target::{ArchiveTarget, WrittenArchive};
@@ -63,15 +63,22 @@ impl Publisher {
         let mut local = JoinSet::new();
         for (destination, blobs) in layouts {
             let (run, destination) = (Arc::clone(run), destination.clone());
-            local.spawn(blocking(move || fill_layout(&run, &destination, &blobs)));
+            local.spawn(async move {
+                let blobs = run.all_at_hand(blobs).await?;
+                blocking(move || fill_layout(&run, &destination, &blobs)).await
+            });
         }
         let mut writing = JoinSet::new();
         for (destination, tags) in archive_tags(plan) {
             let run = Arc::clone(run);
-            writing.spawn(blocking(move || {
-                let written = write_archive(&run, &destination, &tags)?;
-                Ok((destination, written))
-            }));
+            writing.spawn(async move {
+                let blobs = run.all_at_hand(run.image.blobs().to_vec()).await?;
+                blocking(move || {
+                    let written = write_archive(&run, &destination, blobs, &tags)?;
+                    Ok((destination, written))
+                })
+                .await
+            });
         }
         for phase in [uploads, mounts] {
             let mut registries = JoinSet::new();
@@ -125,14 +132,23 @@ impl Publisher {
             writing.spawn(async move {
                 for (document, write) in documents {
                     match (&destination, &repository) {
-                        (_, Some(repository)) if write => {
-                            repository.put_document(&document).await?
+                        (_, Some(repository)) => {
+                            if write {
+                                repository.put_document(&document).await?;
+                            }
+                            repository.list_referrer(&document).await?;
                         }
-                        (Destination::Layout(path), _) if write => {
+                        (Destination::Layout(path), _) => {
                             let (layout, document) = (LayoutTarget::new(path), document.clone());
-                            blocking(move || layout.put_document(&document)).await?;
+                            blocking(move || {
+                                if write {
+                                    layout.put_document(&document)?;
+                                }
+                                layout.list_referrer(&document)
+                            })
+                            .await?;
                         }
-                        // There already; or in an archive, which was written with them.
+                        // An archive was written with them.
                         _ => {}
                     }
                     run.manifest_done(&destination, &document.digest, write);
@@ -160,9 +176,20 @@ impl Transfer {
             blob,
             from,
         } = self;
-        let outcome = repository
-            .put_blob(&blob, from.as_deref(), &destination, &run.observer)
-            .await?;
+        let is_absent = matches!(blob.content(), Content::Absent);
+        let outcome = match from.as_deref() {
+            // What may be mounted is not fetched before it is known that it cannot.
+            Some(from) if is_absent && repository.mount_blob(&blob, from).await => {
+                BlobOutcome::Mounted
+            }
+            from => {
+                let from = from.filter(|_| !is_absent);
+                let blob = run.at_hand(&blob).await?;
+                repository
+                    .put_blob(&blob, from, &destination, &run.observer)
+                    .await?
+            }
+        };
         run.blob_done(&destination, &blob, outcome);
         Ok(())
     }
@@ -183,6 +210,7 @@ fn fill_layout(run: &Run, destination: &Destination, blobs: &[Blob]) -> Result<(
 fn write_archive(
     run: &Run,
     destination: &Destination,
+    blobs: Vec<Blob>,
     tags: &[String],
 ) -> Result<WrittenArchive, Error> {
     let Destination::Archive(path) = destination else {
@@ -190,7 +218,7 @@ fn write_archive(
     };
     let archive = ArchiveTarget::new(path);
     let progress = |blob: &Blob, sent| run.written(destination, blob, sent);
-    let written = archive.write(&run.image, tags, &progress)?;
+    let written = archive.write(&run.image, blobs, tags, &progress)?;
     for blob in run.image.blobs() {
         run.blob_done(destination, blob, BlobOutcome::Uploaded);
     }

@@ -105,7 +105,8 @@ impl PushPlan {
     }
 }
 
-/// Plans what makes every target point to `image`, given what is there.
+/// Plans what makes every target point to `image`, given what is there. A repository
+/// that is no target may have an entry in `state`: blobs can be mounted from it.
 pub fn plan(image: &Image, targets: &[Target], state: &RemoteState) -> PushPlan {
     let targets = in_order(targets);
     let destinations: Vec<&Destination> = each_once(targets.iter().map(Target::destination));
@@ -130,7 +131,7 @@ pub fn plan(image: &Image, targets: &[Target], state: &RemoteState) -> PushPlan 
     blobs.dedup_by_key(|(digest, _)| *digest);
     // Who of a registry has a blob, or will have it when the uploads are through.
     let mut holders: BTreeMap<(&str, &Digest), &str> = BTreeMap::new();
-    for destination in &destinations {
+    for (destination, there) in &state.destinations {
         let Destination::Repository {
             registry,
             repository,
@@ -139,7 +140,7 @@ pub fn plan(image: &Image, targets: &[Target], state: &RemoteState) -> PushPlan 
             continue;
         };
         for (digest, _) in &blobs {
-            if state_of(destination).blobs.contains(*digest) {
+            if there.blobs.contains(*digest) {
                 holders
                     .entry((registry.as_str(), *digest))
                     .or_insert(repository.as_str());
@@ -177,7 +178,7 @@ pub fn plan(image: &Image, targets: &[Target], state: &RemoteState) -> PushPlan 
         step(destination, action);
     }
 
-    for document in image.documents() {
+    for document in image.published() {
         for destination in &destinations {
             let digest = document.digest.clone();
             let there = state_of(destination).documents.contains(&digest);
@@ -344,6 +345,7 @@ mod tests {
         documents.push(document(children, DocumentKind::Index));
         Image::new(ImageParts {
             documents,
+            referrers: Vec::new(),
             blobs,
             platforms: vec![platform],
             selected: 0,

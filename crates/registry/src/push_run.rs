@@ -7,12 +7,20 @@ use std::sync::{Arc, Mutex};
 
 use smokegate_image::{Blob, Digest, Document, Image};
 
-use crate::{BlobOutcome, Destination, DestinationReport, PushEvent, PushObserver, PushPlan};
+use crate::tasks::bounded;
+use crate::{
+    BlobOutcome, BlobSource, Destination, DestinationReport, Error, PushEvent, PushObserver,
+    PushOptions, PushPlan,
+};
+
+/// Blobs that are fetched for a destination on disk at the same time.
+const FETCHES: usize = 4;
 
 /// What the tasks of one push share.
 pub(crate) struct Run {
     pub(crate) image: Image,
     pub(crate) observer: Arc<dyn PushObserver>,
+    source: Option<BlobSource>,
     reports: Mutex<BTreeMap<Destination, DestinationReport>>,
     has_ended: AtomicBool,
 }
@@ -27,7 +35,12 @@ impl Drop for EndOnDrop {
 }
 
 impl Run {
-    pub(crate) fn new(image: &Image, plan: &PushPlan, observer: Arc<dyn PushObserver>) -> Self {
+    pub(crate) fn new(
+        image: &Image,
+        plan: &PushPlan,
+        options: &PushOptions,
+        observer: Arc<dyn PushObserver>,
+    ) -> Self {
         let reports = plan.targets().iter().map(|target| {
             let destination = target.destination().clone();
             (destination.clone(), DestinationReport::new(destination))
@@ -36,9 +49,30 @@ impl Run {
         Self {
             image: image.clone(),
             observer,
+            source: options.source.clone(),
             reports,
             has_ended: AtomicBool::new(false),
         }
+    }
+
+    /// The blob with its bytes at hand.
+    pub(crate) async fn at_hand(&self, blob: &Blob) -> Result<Blob, Error> {
+        match &self.source {
+            Some(source) => source.blob(blob).await,
+            None => Ok(blob.clone()),
+        }
+    }
+
+    /// Several, a few at a time.
+    pub(crate) async fn all_at_hand(
+        self: &Arc<Self>,
+        blobs: Vec<Blob>,
+    ) -> Result<Vec<Blob>, Error> {
+        let fetching = blobs.into_iter().map(|blob| {
+            let run = Arc::clone(self);
+            async move { run.at_hand(&blob).await }
+        });
+        bounded(FETCHES, fetching).await
     }
 
     pub(crate) fn blob(&self, digest: &Digest) -> &Blob {
@@ -53,8 +87,7 @@ impl Run {
     pub(crate) fn document(&self, digest: &Digest) -> &Document {
         let found = self
             .image
-            .documents()
-            .iter()
+            .published()
             .find(|document| document.digest == *digest);
         found.expect("the plan was made for this image")
     }

@@ -55,7 +55,7 @@ fn takes(repository: &Repository, image: &Image) -> Result<(), Error> {
         return unsupported("empty blob", blob.digest());
     }
     let large = |document: &&Document| document.bytes.len() > ECR_MANIFEST_LIMIT;
-    match image.documents().iter().find(large) {
+    match image.published().find(large) {
         Some(document) => unsupported("manifest of more than 4 MiB", &document.digest),
         None => Ok(()),
     }
@@ -116,7 +116,7 @@ impl Publisher {
             async move { Ok(repository.has_blob(&digest).await?.then_some(digest)) }
         });
         state.blobs = bounded(limit, blobs).await?.into_iter().flatten().collect();
-        let documents = image.documents().iter().map(|document| {
+        let documents = image.published().map(|document| {
             let (repository, document) = (repository.clone(), document.clone());
             async move {
                 Ok(repository

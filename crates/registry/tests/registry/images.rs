@@ -107,6 +107,7 @@ pub(crate) fn index(images: Vec<Vec<Blob>>) -> Image {
     documents.push(document(INDEX, text, DocumentKind::Index, children));
     Image::new(ImageParts {
         documents,
+        referrers: Vec::new(),
         blobs,
         platforms: vec![platform],
         selected: 0,
@@ -130,6 +131,7 @@ pub(crate) fn padded(image: &Image, size: usize) -> Image {
     root.bytes = bytes.into();
     Image::new(ImageParts {
         documents,
+        referrers: Vec::new(),
         blobs: image.blobs().to_vec(),
         platforms: vec![image.selected().clone()],
         selected: 0,

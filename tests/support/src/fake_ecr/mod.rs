@@ -37,6 +37,8 @@ pub struct EcrManners {
     pub missing_repository_is_eof: bool,
     /// `BLOB_MOUNTING` is enabled for the account.
     pub mounts: bool,
+    /// It has the referrers API.
+    pub lists_referrers: bool,
     /// Manifests may have so many bytes.
     pub manifest_limit: usize,
     /// Blobs are answered with a redirect to another host.
@@ -61,6 +63,7 @@ impl Default for EcrManners {
             plain_text_refusals: false,
             missing_repository_is_eof: false,
             mounts: false,
+            lists_referrers: true,
             manifest_limit: 4 << 20,
             blobs_are_elsewhere: false,
             body_limit: None,

@@ -5,6 +5,8 @@ use smokegate_image::Digest;
 use super::http::{FakeRequest, FakeResponse};
 use super::{EcrState, FakeRepository, Upload};
 
+const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+
 /// What `None` stands for: the connection ends without an answer.
 type Answer = Option<FakeResponse>;
 
@@ -32,7 +34,41 @@ pub(super) fn answer(state: &mut EcrState, request: &FakeRequest) -> Answer {
     if let Some((name, reference)) = path.split_once("/manifests/") {
         return Some(manifest(state, request, name, reference));
     }
+    if let (Some((name, subject)), true) = (
+        path.split_once("/referrers/"),
+        state.manners.lists_referrers,
+    ) {
+        return Some(referrers(state, name, subject));
+    }
     Some(FakeResponse::error(404, "UNSUPPORTED", "not found"))
+}
+
+fn referrers(state: &mut EcrState, name: &str, subject: &str) -> FakeResponse {
+    let Some(repository) = state.repositories.get(name) else {
+        return unknown(name);
+    };
+    let entries = repository
+        .manifests
+        .iter()
+        .filter_map(|(digest, (media_type, bytes))| {
+            let manifest: serde_json::Value = serde_json::from_slice(bytes).ok()?;
+            (manifest["subject"]["digest"] == subject).then(|| {
+                serde_json::json!({
+                    "mediaType": media_type,
+                    "digest": digest,
+                    "size": bytes.len(),
+                    "artifactType": manifest["artifactType"],
+                })
+            })
+        });
+    let index = serde_json::json!({
+        "schemaVersion": 2,
+        "mediaType": INDEX,
+        "manifests": entries.collect::<Vec<_>>(),
+    });
+    FakeResponse::new(200)
+        .with("Content-Type", INDEX.to_owned())
+        .body(index.to_string())
 }
 
 /// Tokens as ECR Public gives them: what it got as Basic, as Bearer.
