@@ -5,5 +5,6 @@ mod content;
 mod docker_archive;
 mod layer_tar;
 mod oci;
+mod referrers;
 mod refusals;
 mod truncation;
