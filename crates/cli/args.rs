@@ -422,14 +422,31 @@ pub(crate) fn duration(text: &str) -> Result<std::time::Duration, String> {
 
 /// An image in a registry, with or without its transport. Another transport is refused with better words later.
 fn in_registry(text: &str) -> Result<ImageSource, String> {
-    let has_transport = ["oci:", "oci-archive:", "docker-archive:", "docker://"]
+    if has_transport(text) {
+        return text.parse().map_err(|error| format!("{error}"));
+    }
+    from_registry(text)
+}
+
+/// Whether an image is named with its transport.
+pub(crate) fn has_transport(text: &str) -> bool {
+    ["oci:", "oci-archive:", "docker-archive:", "docker://"]
         .iter()
-        .any(|transport| text.starts_with(transport));
-    let text = match text {
-        _ if has_transport => text.to_owned(),
-        _ => format!("docker://{text}"),
-    };
-    text.parse().map_err(|error| format!("{error}"))
+        .any(|transport| text.starts_with(transport))
+}
+
+/// `REGISTRY/REPO[:TAG][@DIGEST]`. The registry must be there, or a slip in the name of a file would dial Docker Hub.
+pub(crate) fn from_registry(text: &str) -> Result<ImageSource, String> {
+    let host = text.split_once('/').map_or("", |(host, _)| host);
+    let is_host = host == "localhost" || host.contains([':', '.']) && !matches!(host, "." | "..");
+    if !is_host || std::path::Path::new(text).exists() {
+        return Err(format!(
+            "`{text}` names no registry; an image in one is written REGISTRY/REPO:TAG or docker://REPO:TAG"
+        ));
+    }
+    format!("docker://{text}")
+        .parse()
+        .map_err(|error| format!("{error}"))
 }
 
 fn at_least_one(text: &str) -> Result<usize, String> {

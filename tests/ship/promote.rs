@@ -158,7 +158,9 @@ fn registry_real_rootless_what_cannot_be_promoted_is_said() {
     for (source, tags, code, said) in [
         (missing.as_str(), vec![to.as_str()], 4, "has no tag `v2`"),
         (nowhere, vec![&to], 4, "cannot pull"),
-        (text(&archive), vec![&to], 2, ""),
+        // A file's name, right or wrong, is not looked for at Docker Hub.
+        (text(&archive), vec![&to], 2, "names no registry"),
+        ("app.tar", vec![&to], 2, "names no registry"),
         (
             "oci-archive:serve.tar",
             vec![&to],

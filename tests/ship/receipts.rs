@@ -298,7 +298,8 @@ fn rootless_receipts_in_files_are_verified() {
     let another = Digest::sha256(b"another").to_string();
     let of_image = ["--allow-unsigned", "--digest", &digest];
     let of_another = ["--allow-unsigned", "--digest", &another];
-    let cases: [(&Path, &[&str], i32, &str); 13] = [
+    let cases: [(&Path, &[&str], i32, &str); 14] = [
+        (Path::new("no.json"), &anyone, 2, "names no registry"),
         (&good, &own, 0, "signed by the key"),
         (&good, &of_image, 0, ""),
         (&good, &of_another, 1, "not for this image"),

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use smokegate_image::ImageSource;
 
-use crate::args::{CommonArgs, Format, VerifyArgs};
+use crate::args::{CommonArgs, Format, VerifyArgs, from_registry, has_transport};
 use crate::attestation::{Trust, clear_attached, read_file};
 use crate::exit_code::ExitStatus;
 use crate::failure::Failure;
@@ -59,22 +59,19 @@ fn is_json(path: &Path) -> bool {
 
 /// An image by its transport or path, else as a registry's.
 fn image(subject: &str) -> Result<ImageSource, Failure> {
-    let has_transport = ["oci:", "oci-archive:", "docker-archive:", "docker://"]
-        .iter()
-        .any(|transport| subject.starts_with(transport));
     if subject == "-" {
         return Err(Failure::usage(
             "a receipt is not verified from standard input",
         ));
     }
-    let text = if has_transport || Path::new(subject).exists() {
-        subject.to_owned()
+    let parsed = if has_transport(subject) || Path::new(subject).exists() {
+        subject.parse().map_err(|error| format!("{error}"))
     } else {
-        format!("docker://{subject}")
+        from_registry(subject)
     };
-    text.parse().map_err(|error| {
+    parsed.map_err(|problem| {
         Failure::usage(format!(
-            "`{subject}` is neither a file nor the name of an image: {error}"
+            "no receipt `{subject}`: it is no file, and {problem}"
         ))
     })
 }
