@@ -87,6 +87,11 @@ fn assert_refused(run: &Finished, cause: &str, hint: &str) {
         .unwrap_or_else(|| panic!("{stderr}"));
     let first = block.lines().next().unwrap();
     assert_eq!(first, cause, "{stderr}");
+    // What `doctor` says of it, unless the cause is no wall of the host's.
+    if first.starts_with("this host refused") {
+        assert!(block.contains("\n  doctor: "), "{stderr}");
+        assert!(block.contains("\n  in a Kubernetes pod: "), "{stderr}");
+    }
     let (_, last) = block
         .split_once("\n\nhint: ")
         .unwrap_or_else(|| panic!("{stderr}"));

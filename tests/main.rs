@@ -6,6 +6,7 @@
 mod cleanup;
 mod cli;
 mod container;
+mod doctor;
 mod failures;
 mod host;
 mod id_refusals;

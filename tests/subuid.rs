@@ -31,15 +31,24 @@ impl SubuidUser {
 
     /// Runs smokegate as the user, where the user has its ranges.
     pub(crate) fn run(&self, args: &[&str]) -> Finished {
-        self.run_after("true", args)
+        self.run_by_setpriv("true", "", args)
     }
 
     /// As `run`, after a script of root's in the user's mount namespace.
     pub(crate) fn run_after(&self, script: &str, args: &[&str]) -> Finished {
+        self.run_by_setpriv(script, "", args)
+    }
+
+    /// As `run`, where set-user-id programs gain nothing.
+    pub(crate) fn run_without_new_rights(&self, args: &[&str]) -> Finished {
+        self.run_by_setpriv("true", "--no-new-privs", args)
+    }
+
+    fn run_by_setpriv(&self, script: &str, flag: &str, args: &[&str]) -> Finished {
         let script = format!(
             "{script} || exit 99; for file in passwd subuid subgid; do mount --bind $file /etc/$file || exit 99; done; \
              chown {UID}:{UID} . home cache tmp && \
-             exec setpriv --reuid {UID} --regid {UID} --clear-groups -- \"$@\""
+             exec setpriv {flag} --reuid {UID} --regid {UID} --clear-groups -- \"$@\""
         );
         let wrapper = [
             "unshare",
@@ -123,7 +132,7 @@ fn root_subuid_is_not_chosen_without_a_range() {
         refused.stderr
     );
     assert!(
-        refused.stderr.contains("hint: sudo usermod --add-subuids"),
+        refused.stderr.contains("sudo usermod --add-subuids"),
         "{}",
         refused.stderr
     );

@@ -45,6 +45,8 @@ pub(crate) enum Command {
     Lint(LintArgs),
     /// Show an image's manifests, config, layers and platforms
     Inspect(InspectArgs),
+    /// Try what this host can do for a run, and say how to put right what it cannot
+    Doctor(DoctorArgs),
     /// List or prune the layer store
     #[command(subcommand)]
     Cache(CacheCommand),
@@ -392,6 +394,13 @@ pub(crate) struct StopArgs {
     /// Only those of this run
     #[arg(long, value_name = "ID")]
     pub(crate) run: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    /// Whether a run is possible at this isolation level [default: the best this host allows]
+    #[arg(long, value_name = "root|subuid|single")]
+    pub(crate) isolation: Option<Isolation>,
 }
 
 #[derive(Debug, Subcommand)]

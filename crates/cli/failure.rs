@@ -10,7 +10,8 @@ use smokegate_image::{ErrorKind as ImageKind, with_causes};
 use smokegate_lint::Finding;
 use smokegate_registry::ErrorKind as RegistryKind;
 use smokegate_sandbox::{
-    ExitStatus as ProcessStatus, FillError, HostError, Isolation, Listener, StartError, Step,
+    ExitStatus as ProcessStatus, FillError, HostError, Listener, StartError, Unavailable, Wall,
+    line_of,
 };
 
 use crate::exit_code::ExitStatus;
@@ -118,6 +119,13 @@ impl Failure {
         let asked = format!("variant: {}; asked: {}", verdict.name, verdict.asked());
         failure.evidence.push(asked);
         failure.hint = hint_of(verdict);
+        failure = match &verdict.decision {
+            Decision::Inconclusive(Inconclusive::Host(error)) => failure.refused(error),
+            Decision::Inconclusive(Inconclusive::IdMap { level, .. }) => {
+                failure.behind(Wall::of_id_map(*level))
+            }
+            _ => failure,
+        };
         if let Decision::Inconclusive(Inconclusive::Service { name, problem }) = &verdict.decision {
             // The app was not judged: what the service wrote is what matters.
             if let ServiceProblem::NotReady {
@@ -333,29 +341,16 @@ fn hint_of(verdict: &VariantVerdict) -> Option<String> {
                 "finish what it does on the signal sooner, name the signal it listens to with STOPSIGNAL, or raise `stops_within`".into()
             }
         }),
-        Decision::Inconclusive(smokegate_gate::Inconclusive::Host(error)) => host_hint(error),
         Decision::Inconclusive(Inconclusive::Service { problem, .. }) => {
             Some(service_hint(problem).into())
         }
-        Decision::Inconclusive(Inconclusive::IdMap { level, .. }) => Some(id_map_hint(*level).into()),
+        // Below, by what `doctor` says of them.
+        Decision::Inconclusive(Inconclusive::Host(_) | Inconclusive::IdMap { .. }) => None,
         Decision::Inconclusive(Inconclusive::NotGiven { hint, .. }) => Some(hint.clone()),
         Decision::Inconclusive(Inconclusive::Stopped { .. }) => None,
         Decision::Inconclusive(smokegate_gate::Inconclusive::Port { .. }) => Some(
             "free the port (ss -ltnp shows who has it), or publish 0:PORT to take any free one".into(),
         ),
-    }
-}
-
-fn id_map_hint(level: Isolation) -> &'static str {
-    match level {
-        Isolation::Single => {
-            "use --isolation subuid, which needs the package uidmap and ranges for the user (sudo usermod \
-             --add-subuids 100000-165535 --add-subgids 100000-165535 USER), or run smokegate as root"
-        }
-        Isolation::Subuid => {
-            "run smokegate as root, where every id exists, or give the user larger ranges in /etc/subuid and /etc/subgid"
-        }
-        Isolation::Root => "run smokegate outside this user namespace, where every id exists",
     }
 }
 
@@ -464,62 +459,35 @@ fn host_header(http: &HttpProbe) -> Option<&str> {
     host.map(|(_, host)| host.as_str())
 }
 
-/// What to change on a host that refused a step.
-fn host_hint(error: &HostError) -> Option<String> {
-    let sysctl = |name: &str| {
-        std::fs::read_to_string(format!("/proc/sys/{name}"))
-            .ok()
-            .map(|text| text.trim().to_owned())
-    };
-    if error.is_out_of_space() {
-        return Some("free space there, choose another place with --store DIR, or run `smokegate cache prune`".into());
+impl Failure {
+    /// Adds what `doctor` says of what stood in the way.
+    pub(crate) fn behind(mut self, wall: Wall) -> Self {
+        self.evidence.extend(wall.other_fixes());
+        self.hint(wall.hint())
     }
-    let hint = match error.step {
-        Step::UserNamespace | Step::IdMap | Step::Namespaces => {
-            if sysctl("kernel/apparmor_restrict_unprivileged_userns").as_deref() == Some("1") {
-                "AppArmor keeps unprivileged programs from using user namespaces (Ubuntu 23.10 and later): \
-                 sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0, or give smokegate an AppArmor profile with `userns,`"
-            } else if sysctl("kernel/unprivileged_userns_clone").as_deref() == Some("0") {
-                "user namespaces are switched off: sudo sysctl kernel.unprivileged_userns_clone=1"
-            } else if sysctl("user/max_user_namespaces").as_deref() == Some("0") {
-                "user namespaces are switched off: sudo sysctl user.max_user_namespaces=15000"
-            } else {
-                "inside a container, its seccomp profile is the usual cause: start the runner with \
-                 --security-opt seccomp=unconfined (Kubernetes: seccompProfile: Unconfined), or run smokegate as root"
-            }
+
+    /// Adds the line of `doctor` that explains what the host refused.
+    fn refused(mut self, error: &HostError) -> Self {
+        let line = line_of(error);
+        let (title, means) = (line.noun.title(), line.means);
+        self.evidence
+            .push(format!("doctor: {title}: {}: {means}", line.status));
+        match line.wall {
+            Some(wall) => self.behind(wall),
+            None => self,
         }
-        Step::Proc => {
-            "a container hides parts of /proc, which forbids a fresh one: start the runner with \
-             --security-opt systempaths=unconfined (Kubernetes: procMount: Unmasked)"
-        }
-        Step::Cgroup => {
-            "run smokegate as root, or where a cgroup of version 2 is delegated to you: \
-             systemd-run --user --scope -p Delegate=yes smokegate …; or leave mem_limit, cpus and pids_limit out"
-        }
-        Step::Store => "choose a directory you may write to with --store DIR",
-        Step::Network if error.call.starts_with("ip link add") => {
-            "a network for each container needs bridge and veth of the kernel (sudo modprobe bridge veth); \
-             `network: shared` in the gate file needs neither: all containers then share one localhost, as in a Kubernetes pod"
-        }
-        Step::Firewall => {
-            "`egress: host` redirects connections with nf_tables of the kernel (sudo modprobe nft_chain_nat nft_reject_inet); \
-             without it, leave `egress` out and run what the app needs as a service"
-        }
-        Step::Overlay | Step::Copy | Step::Mounts | Step::Network | Step::Spawn => return None,
-        Step::Runtime | Step::HelperLost => {
-            "if the host is an ordinary Linux of 5.12 or later, please report this with the text above and `uname -a`"
-        }
-    };
-    Some(hint.into())
+    }
+}
+
+impl From<Unavailable> for Failure {
+    fn from(unavailable: Unavailable) -> Self {
+        Self::new(ExitStatus::Host, unavailable.to_string()).behind(Wall::of_level(&unavailable))
+    }
 }
 
 impl From<HostError> for Failure {
     fn from(error: HostError) -> Self {
-        let hint = host_hint(&error);
-        Self {
-            hint,
-            ..Self::new(ExitStatus::Host, error.to_string())
-        }
+        Self::new(ExitStatus::Host, error.to_string()).refused(&error)
     }
 }
 

@@ -12,10 +12,9 @@ use smokegate_image::OpenOptions;
 use smokegate_registry::{
     AwsEnvironment, CredentialEnvironment, PushOptions, RegistryOptions, RepositorySettings,
 };
-use smokegate_sandbox::{IdMap, SecretValue, Unavailable};
+use smokegate_sandbox::{IdMap, SecretValue};
 
 use crate::args::{CommonArgs, RegistryArgs, RepositorySetting, RunArgs, SourceArgs, TagArgs};
-use crate::exit_code::ExitStatus;
 use crate::failure::Failure;
 use crate::limits::Limit;
 use crate::registry_file;
@@ -181,21 +180,7 @@ pub(crate) fn id_map(run: &RunArgs) -> Result<IdMap, Failure> {
     let Some(level) = run.isolation else {
         return Ok(best_id_map());
     };
-    IdMap::at(level, &search_path()).map_err(|unavailable| {
-        let hint = match unavailable {
-            Unavailable::NotPrivileged => "run smokegate as root, or leave --isolation out",
-            Unavailable::TooFewIds(_) => {
-                "start smokegate outside this user namespace, or leave --isolation out"
-            }
-            Unavailable::NoProgram(_) => {
-                "install the package uidmap (shadow-utils), or leave --isolation out"
-            }
-            Unavailable::NoRange(_) => {
-                "sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER, or leave --isolation out"
-            }
-        };
-        Failure::new(ExitStatus::Host, unavailable.to_string()).hint(hint)
-    })
+    IdMap::at(level, &search_path()).map_err(Failure::from)
 }
 
 /// The best id map that this process can have.
@@ -203,7 +188,8 @@ pub(crate) fn best_id_map() -> IdMap {
     IdMap::best(&search_path())
 }
 
-fn search_path() -> OsString {
+/// Where programs are looked for.
+pub(crate) fn search_path() -> OsString {
     env::var_os("PATH").unwrap_or_default()
 }
 
@@ -276,6 +262,30 @@ pub(crate) fn credential_environment() -> CredentialEnvironment {
             home: var("HOME").map(PathBuf::from),
         },
     }
+}
+
+/// Where small files and spooled archives go.
+pub(crate) fn temporary() -> PathBuf {
+    env::temp_dir()
+}
+
+/// The proxies that are set, without user and password.
+pub(crate) fn proxies() -> Vec<(String, String)> {
+    let names = ["HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "NO_PROXY"];
+    let names = names
+        .iter()
+        .flat_map(|name| [(*name).to_owned(), name.to_lowercase()]);
+    names
+        .filter_map(|name| {
+            let value = env::var_os(&name).filter(|value| !value.is_empty())?;
+            let value = value.to_string_lossy();
+            let shown = match value.rsplit_once('@') {
+                Some((_, host)) => format!("<user and password hidden>@{host}"),
+                None => value.into_owned(),
+            };
+            Some((name, shown))
+        })
+        .collect()
 }
 
 /// Whether the user wants no colour anywhere (no-color.org).

@@ -1,6 +1,7 @@
 //! The subcommands. Each settles its arguments, calls the pipeline and reports.
 
 mod cache;
+mod doctor;
 mod gate;
 mod inspect;
 mod lint;
@@ -19,7 +20,7 @@ use clap::error::ErrorKind;
 use smokegate_gate::Verdict;
 use smokegate_image::{Image, OpenOptions};
 use smokegate_lint::Finding;
-use smokegate_sandbox::IdMap;
+use smokegate_sandbox::{IdMap, Isolation, Wall};
 
 use crate::args::{
     AnyCommand, Arguments, Command, CommonArgs, Format, KeptCommand, PublishArgs, RequireArgs,
@@ -121,6 +122,7 @@ async fn run(command: Command, common: &CommonArgs, printer: Printer) -> ExitSta
         Command::Promote(args) => promote::run(args, common, printer).await,
         Command::Verify(args) => verify::run(args, common, printer).await,
         Command::Inspect(args) => inspect::run(args, common, printer).await,
+        Command::Doctor(args) => doctor::run(args, common, printer).await,
         Command::Cache(command) => cache::run(&command, common, printer).await,
     };
     match result {
@@ -319,9 +321,10 @@ fn check_isolation(file: Option<&LoadedFile>, id_map: &IdMap) -> Result<(), Fail
                 id_map.isolation()
             ),
         )
-        .hint(
-            "run smokegate as root, or give this user subordinate ids (subuid) and install uidmap",
-        )),
+        .behind(match least {
+            Isolation::Root => Wall::NotRoot,
+            Isolation::Subuid | Isolation::Single => Wall::NoSubordinateIds,
+        })),
         _ => Ok(()),
     }
 }

@@ -1,5 +1,6 @@
 //! Reports of a run. They read events and the receipt; none can change a verdict.
 
+pub(crate) mod doctor;
 pub(crate) mod github;
 pub(crate) mod progress;
 pub(crate) mod publishing;

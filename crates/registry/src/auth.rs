@@ -3,6 +3,7 @@
 mod basic;
 mod bearer;
 mod challenge;
+mod configured;
 mod credential;
 mod docker_config;
 mod helper;
@@ -16,6 +17,7 @@ use reqwest::StatusCode;
 use reqwest::header::{HeaderMap, HeaderValue, WWW_AUTHENTICATE};
 use tokio::sync::Mutex;
 
+pub use configured::{ConfiguredCredential, configured_credentials};
 pub use credential::CredentialSource;
 pub(crate) use credential::Secret;
 pub(crate) use store::CredentialStore;

@@ -5,6 +5,7 @@
 mod api;
 mod aws_credentials;
 mod aws_http;
+mod aws_named;
 mod aws_profile;
 mod host;
 mod process;
@@ -14,6 +15,7 @@ use std::path::{Path, PathBuf};
 
 pub(crate) use api::Ecr;
 pub(crate) use aws_credentials::AwsCredentials;
+pub(crate) use aws_named::credential_named_by;
 pub(crate) use host::EcrHost;
 
 /// The parts of the environment that AWS's tools read. The caller passes them.

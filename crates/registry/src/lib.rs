@@ -38,7 +38,10 @@ mod tls;
 mod transport;
 mod wire_error;
 
-pub use auth::{CredentialEnvironment, CredentialError, CredentialSource};
+pub use auth::{
+    ConfiguredCredential, CredentialEnvironment, CredentialError, CredentialSource,
+    configured_credentials,
+};
 pub use blob_source::BlobSource;
 pub use ecr::AwsEnvironment;
 pub use error::{Error, ErrorKind};

@@ -103,9 +103,14 @@ impl HostError {
         }
     }
 
+    /// Whether a namespace was refused; ENOSPC then is a limit on their number (unshare(2)).
+    pub(crate) fn is_about_namespaces(&self) -> bool {
+        self.step == Step::UserNamespace || self.call.starts_with("unshare(")
+    }
+
     /// Whether the disk (or quota) is full.
     pub fn is_out_of_space(&self) -> bool {
-        matches!(self.errno, Some(libc::ENOSPC | libc::EDQUOT)) && self.step != Step::UserNamespace
+        matches!(self.errno, Some(libc::ENOSPC | libc::EDQUOT)) && !self.is_about_namespaces()
     }
 }
 

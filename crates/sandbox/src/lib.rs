@@ -7,6 +7,7 @@
 mod bpf;
 mod capabilities;
 mod cgroup;
+mod doctor;
 mod error;
 mod foreign;
 mod helper;
@@ -29,6 +30,9 @@ mod wire;
 
 pub use capabilities::Capability;
 pub use cgroup::remove_cgroups;
+pub use doctor::{
+    Check, Examination, Fixes, HostReport, Noun, Refusal, Status, Wall, examine, line_of,
+};
 pub use error::{FillError, HostError, SandboxError, StartError, Step, errno_text};
 pub use foreign::cannot_execute;
 pub use helper::run_if_helper;

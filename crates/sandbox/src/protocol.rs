@@ -42,6 +42,8 @@ pub(crate) enum RequestBody {
     IdsMapped,
     /// Remove layers of the store that nobody uses; the only message to a store helper that prunes.
     Prune(PruneRequest),
+    /// The only message to a trial helper: make what a pod like this needs, as far as it goes.
+    Try(PodSpec),
     /// End what an `Exec` started, named by the number of that request; without an answer.
     Kill { process: u64 },
     /// Say what listens in a container's network namespace.
@@ -121,6 +123,57 @@ pub(crate) enum Answer {
     NoSuchContainer,
     Listeners(Vec<Listener>),
     Reached(Reached),
+    Tried(Box<Trial>),
+}
+
+/// What came of making what a pod needs.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Trial {
+    /// The namespaces.
+    pub(crate) entered: Result<(), HostError>,
+    /// Where they were refused: those that are refused one at a time, each with its errno.
+    pub(crate) refused_singly: Vec<(String, i32)>,
+    /// What is made in them.
+    pub(crate) pod: Option<PodTrial>,
+}
+
+/// What came of making a pod in its namespaces.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct PodTrial {
+    pub(crate) root: Result<(), HostError>,
+    pub(crate) bridge: Result<(), HostError>,
+    /// `None` without a bridge.
+    pub(crate) veth: Option<Result<(), HostError>>,
+    /// The rules that count.
+    pub(crate) counted: Result<(), HostError>,
+    /// A network without a bridge; tried where there is none.
+    pub(crate) shared: Result<(), HostError>,
+    /// The rules that redirect.
+    pub(crate) egress: Result<(), HostError>,
+}
+
+impl Trial {
+    /// One that did not come to anything.
+    pub(crate) fn refused(error: HostError) -> Self {
+        Self {
+            entered: Err(error),
+            refused_singly: Vec::new(),
+            pod: None,
+        }
+    }
+
+    /// What keeps a container from starting.
+    pub(crate) fn first_error(&self) -> Option<&HostError> {
+        let of_pod = self.pod.as_ref().map(|pod| {
+            let veth = pod.veth.as_ref().and_then(|veth| veth.as_ref().err());
+            pod.root
+                .as_ref()
+                .err()
+                .or(pod.bridge.as_ref().err())
+                .or(veth)
+        });
+        self.entered.as_ref().err().or(of_pod.flatten())
+    }
 }
 
 /// What the pod's network is like.

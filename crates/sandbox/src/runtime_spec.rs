@@ -32,6 +32,8 @@ pub(crate) struct SpecInput<'a> {
     pub(crate) read_only: bool,
     /// Bytes of /dev/shm.
     pub(crate) shm_size: u64,
+    /// A sysfs that is mounted already, where the container cannot mount its own.
+    pub(crate) sysfs: Option<&'a str>,
 }
 
 /// Docker's size of /dev/shm.
@@ -69,9 +71,12 @@ const READ_ONLY_PATHS: [&str; 5] = [
     "/proc/sysrq-trigger",
 ];
 
+/// Options of /sys; the first for one that is mounted already.
+const READ_ONLY_SYS: [&str; 5] = ["bind", "nosuid", "noexec", "nodev", "ro"];
+
 /// Makes the spec. Does no I/O.
 pub(crate) fn runtime_spec(input: &SpecInput<'_>) -> Result<Spec, OciSpecError> {
-    let mut mounts = default_mounts(input.has_tty_group, input.shm_size)?;
+    let mut mounts = default_mounts(input)?;
     let access = if input.read_only { "ro" } else { "rw" };
     let mut own = Vec::new();
     for (file, destination) in input.files {
@@ -155,7 +160,7 @@ pub(crate) fn process(args: &[String], working_dir: &str) -> Result<Process, Oci
 }
 
 /// Docker's mounts without the cgroup hierarchy, which the sandbox does not have.
-fn default_mounts(has_tty_group: bool, shm_size: u64) -> Result<Vec<Mount>, OciSpecError> {
+fn default_mounts(input: &SpecInput<'_>) -> Result<Vec<Mount>, OciSpecError> {
     let mut pts = vec![
         "nosuid",
         "noexec",
@@ -163,10 +168,10 @@ fn default_mounts(has_tty_group: bool, shm_size: u64) -> Result<Vec<Mount>, OciS
         "ptmxmode=0666",
         "mode=0620",
     ];
-    if has_tty_group {
+    if input.has_tty_group {
         pts.push("gid=5");
     }
-    let shm_size = format!("size={shm_size}");
+    let shm_size = format!("size={}", input.shm_size);
     [
         ("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"][..]),
         // Always a tmpfs: device nodes would otherwise land in the container's upper layer.
@@ -177,12 +182,10 @@ fn default_mounts(has_tty_group: bool, shm_size: u64) -> Result<Vec<Mount>, OciS
             &["nosuid", "strictatime", "mode=755", "size=65536k"],
         ),
         ("/dev/pts", "devpts", "devpts", &pts),
-        (
-            "/sys",
-            "sysfs",
-            "sysfs",
-            &["nosuid", "noexec", "nodev", "ro"],
-        ),
+        match input.sysfs {
+            None => ("/sys", "sysfs", "sysfs", &READ_ONLY_SYS[1..]),
+            Some(sysfs) => ("/sys", "bind", sysfs, &READ_ONLY_SYS[..]),
+        },
         (
             "/dev/mqueue",
             "mqueue",
@@ -247,6 +250,7 @@ mod tests {
             has_tty_group,
             read_only,
             shm_size: DEFAULT_SHM_SIZE,
+            sysfs: None,
         };
         serde_json::to_value(runtime_spec(&input).unwrap()).unwrap()
     }

@@ -230,7 +230,7 @@ async fn unpack(request: &StoreRequest<'_>) -> Result<Vec<bool>, FillError> {
         layers: sources,
         limits: request.limits,
     });
-    match ask_helper(body, files, request.id_map).await? {
+    match ask_helper(STORE_ROLE, body, files, request.id_map).await? {
         Answer::Filled { cached } => Ok(cached),
         Answer::FillFailed(error) => Err(error),
         answer => Err(unexpected(&answer)),
@@ -279,7 +279,7 @@ pub async fn prune_store(
         isolation: id_map.isolation(),
         older_than,
     });
-    match ask_helper(body, Vec::new(), id_map).await? {
+    match ask_helper(STORE_ROLE, body, Vec::new(), id_map).await? {
         Answer::Pruned(layers) => removed.extend(layers),
         Answer::FillFailed(error) => return Err(error),
         answer => return Err(unexpected(&answer)),
@@ -287,13 +287,14 @@ pub async fn prune_store(
     Ok(removed)
 }
 
-/// Has a store helper do one thing.
-async fn ask_helper(
+/// Has a helper of its own do one thing.
+pub(crate) async fn ask_helper(
+    role: &str,
     body: RequestBody,
     files: Vec<Arc<File>>,
     id_map: &IdMap,
 ) -> Result<Answer, FillError> {
-    let mut helper = Helper::spawn(STORE_ROLE, id_map).map_err(FillError::Host)?;
+    let mut helper = Helper::spawn(role, id_map).map_err(FillError::Host)?;
     let control = helper.control().map_err(FillError::Host)?;
     // Dropping this future (an interrupt) ends the helper: it watches the socket.
     let _ends_helper = EndsHelper(helper.control().map_err(FillError::Host)?);

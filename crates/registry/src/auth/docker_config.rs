@@ -68,6 +68,34 @@ impl DockerConfig {
         })
     }
 
+    /// The registries this file names, each with its helper, if it has one, and what is wrong with its entry. The
+    /// last, without a name, is the helper for all others. Holds no secret.
+    pub(crate) fn names(&self) -> Vec<(Option<String>, Option<String>, Option<String>)> {
+        let mut names = Vec::new();
+        let store = self.creds_store.clone().filter(|name| !name.is_empty());
+        for (key, name) in &self.cred_helpers {
+            names.push((Some(normal(key)), Some(name.clone()), None));
+        }
+        for (key, entry) in &self.auths {
+            match entry.credential() {
+                Ok(Some(_)) => names.push((Some(normal(key)), None, None)),
+                Ok(None) if store.is_some() => {
+                    names.push((Some(normal(key)), store.clone(), None));
+                }
+                Ok(None) => {
+                    let problem = "its entry is empty, and there is no `credsStore`".to_owned();
+                    names.push((Some(normal(key)), None, Some(problem)));
+                }
+                Err(()) => {
+                    let problem = "its `auth` is not base64 of `user:password`".to_owned();
+                    names.push((Some(normal(key)), None, Some(problem)));
+                }
+            }
+        }
+        names.extend(store.map(|name| (None, Some(name), None)));
+        names
+    }
+
     /// Where this file says the credential of a repository is: `credHelpers`, then `auths`, then `credsStore`.
     pub(crate) fn places(
         &self,

@@ -122,7 +122,7 @@ impl Found {
     }
 }
 
-enum Origin {
+pub(super) enum Origin {
     Text(OsString),
     File {
         path: PathBuf,
@@ -314,14 +314,17 @@ impl CredentialStore {
 }
 
 impl Origin {
-    fn source(&self) -> CredentialSource {
+    pub(super) fn source(&self) -> CredentialSource {
         match self {
             Self::Text(_) => CredentialSource::Environment,
             Self::File { path, .. } => CredentialSource::File(path.clone()),
         }
     }
 
-    fn read(&self, source: &CredentialSource) -> Result<Option<DockerConfig>, CredentialError> {
+    pub(super) fn read(
+        &self,
+        source: &CredentialSource,
+    ) -> Result<Option<DockerConfig>, CredentialError> {
         let (json, legacy) = match self {
             Self::Text(text) => (text.as_encoded_bytes().to_vec(), false),
             Self::File {
@@ -365,7 +368,7 @@ fn is_absent(error: &io::Error) -> bool {
     )
 }
 
-fn places(environment: &CredentialEnvironment) -> Vec<Origin> {
+pub(super) fn places(environment: &CredentialEnvironment) -> Vec<Origin> {
     let set = |value: &Option<OsString>| value.clone().filter(|value| !value.is_empty());
     let file = |path: PathBuf| Origin::File {
         path,

@@ -107,6 +107,10 @@ impl Container {
         let network = pod_network
             .add_container(&spec.name)
             .map_err(StartError::Host)?;
+        let sysfs = root::sys_is_read_only()
+            .then(|| read_only_sysfs(&dir, pod_network, &network))
+            .transpose()
+            .map_err(StartError::Host)?;
         let files = write_files(&dir, &spec, pod_network, &network)?;
         for (_, destination) in &files {
             remove_dangling_link(&root_fd, Path::new(destination))
@@ -150,6 +154,7 @@ impl Container {
             has_tty_group: isolation.has_all_ids(),
             read_only: host.read_only,
             shm_size: host.shm_size.unwrap_or(DEFAULT_SHM_SIZE),
+            sysfs: sysfs.as_deref(),
         })
         .map_err(spec_error)?;
         runtime
@@ -612,6 +617,19 @@ fn identity_of(user: &str, root: &OwnedFd) -> Result<Identity, StartError> {
         text
     };
     resolve_user(user, &read("etc/passwd"), &read("etc/group")).map_err(StartError::no_identity)
+}
+
+/// A sysfs of the container's network namespace. libcontainer would mount one first and make it read-only then, which is
+/// refused where the host's is read-only already.
+fn read_only_sysfs(
+    dir: &Path,
+    pod_network: &PodNetwork,
+    network: &ContainerNetwork,
+) -> Result<String, HostError> {
+    let place = dir.join("sys");
+    root::make_dir(&place)?;
+    pod_network.inside(&network.namespace, || root::mount_read_only_sysfs(&place))?;
+    Ok(place.to_string_lossy().into_owned())
 }
 
 /// The id map of a single-id pod for one container, and what it takes from the container.

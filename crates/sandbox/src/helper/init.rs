@@ -11,7 +11,7 @@ use std::os::fd::AsRawFd;
 use crate::sealed;
 
 /// The program, compiled by the build script.
-const PROGRAM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/init"));
+pub(crate) const PROGRAM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/init"));
 /// What it is called in process lists.
 const NAME: &str = "smokegate-init";
 

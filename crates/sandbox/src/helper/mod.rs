@@ -26,6 +26,7 @@ mod rights;
 mod root;
 mod rootfs;
 mod store;
+mod trial;
 mod user_ns;
 mod volume;
 
@@ -41,6 +42,10 @@ use crate::wire::Wire;
 pub(crate) const POD_ROLE: &str = "smokegate-pod";
 /// `argv[0]` of the process that fills the layer store.
 pub(crate) const STORE_ROLE: &str = "smokegate-store";
+/// `argv[0]` of the process that tries what a pod needs.
+pub(crate) const TRIAL_ROLE: &str = "smokegate-trial";
+
+pub(crate) use init::PROGRAM as INIT_PROGRAM;
 
 /// Runs the helper's part and ends the process, if this process was started as a helper; else returns.
 ///
@@ -52,6 +57,8 @@ pub fn run_if_helper() {
         pod::main
     } else if role == OsStr::new(STORE_ROLE) {
         store::main
+    } else if role == OsStr::new(TRIAL_ROLE) {
+        trial::main
     } else {
         return;
     };

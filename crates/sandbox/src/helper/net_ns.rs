@@ -241,7 +241,8 @@ impl PodNetwork {
         found
     }
 
-    fn inside<T>(
+    /// Does something in a container's namespace.
+    pub(super) fn inside<T>(
         &self,
         namespace: &File,
         work: impl FnOnce() -> Result<T, HostError>,

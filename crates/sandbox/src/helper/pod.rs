@@ -73,7 +73,8 @@ fn refuse(wire: &Wire, id: u64, error: HostError) -> i32 {
     1
 }
 
-fn enter_namespaces(spec: &PodSpec, wire: &Wire) -> Result<(), HostError> {
+/// Makes the user namespace of the pod's level, and the other namespaces in it.
+pub(super) fn enter_namespaces(spec: &PodSpec, wire: &Wire) -> Result<(), HostError> {
     user_ns::enter_user_namespace(spec.isolation, wire)?;
     // Only now, as a change of credentials clears it (prctl(2)). The backstop for a parent that dies before
     // the pod exists; afterwards the end of the control socket is the signal that counts.
@@ -271,6 +272,7 @@ impl Pod<'_> {
             RequestBody::Pod(..)
             | RequestBody::Fill(_)
             | RequestBody::Prune(_)
+            | RequestBody::Try(_)
             | RequestBody::IdsMapped => Answer::HostFailed(HostError::lost(
                 "a pod helper got a request that only starts one",
             )),

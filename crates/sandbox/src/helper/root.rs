@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::XattrFlags;
+use rustix::fs::{StatVfsMountFlags, XattrFlags};
 use rustix::mount::{
     MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_bind_recursive,
     mount_change, unmount,
@@ -80,14 +80,11 @@ pub(super) fn enter(spec: &PodSpec, binds: &Binds) -> Result<(), HostError> {
         None,
     )
     .map_err(|errno| HostError::new(Step::Proc, "mount(proc)", errno))?;
-    mount(
-        "sysfs",
-        root.join("sys"),
-        "sysfs",
-        safe | MountFlags::NOEXEC,
-        None,
-    )
-    .map_err(|errno| at("mount(sysfs)".into())(errno.into()))?;
+    let sys = root.join("sys");
+    let flags = safe | MountFlags::NOEXEC;
+    mount("sysfs", &sys, "sysfs", flags, None)
+        .map_err(|errno| at("mount(sysfs)".into())(errno.into()))
+        .or_else(|_| mount_read_only_sysfs(&sys))?;
     // An empty directory here makes libcontainer see a cgroup-v1 host without controllers: it then leaves
     // cgroups alone, on v1, v2 and undelegated hosts alike.
     mount(
@@ -104,6 +101,19 @@ pub(super) fn enter(spec: &PodSpec, binds: &Binds) -> Result<(), HostError> {
     unmount(".", UnmountFlags::DETACH)
         .map_err(|errno| at("umount2(old root)".into())(errno.into()))?;
     std::env::set_current_dir("/").map_err(at("chdir(/)".into()))
+}
+
+/// Mounts the sysfs of the network namespace this process is in. Where the host's own is read-only, as in every Docker
+/// container without `--privileged`, a user may mount it only so (fs/namespace.c, mount_too_revealing).
+pub(super) fn mount_read_only_sysfs(place: &Path) -> Result<(), HostError> {
+    let safe = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    mount("sysfs", place, "sysfs", safe | MountFlags::RDONLY, None)
+        .map_err(|errno| HostError::new(Step::Mounts, "mount(sysfs)", errno))
+}
+
+/// Whether the pod has it so.
+pub(super) fn sys_is_read_only() -> bool {
+    rustix::fs::statvfs("/sys").is_ok_and(|sys| sys.f_flag.contains(StatVfsMountFlags::RDONLY))
 }
 
 /// The directory for a container's upper layer and files: on tmpfs where that is wanted and can hold overlay's marks.
