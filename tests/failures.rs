@@ -496,11 +496,12 @@ impl Job {
         self.context.run(arguments)
     }
 
-    /// The lines that the runner would obey (actions/runner, ActionCommand.cs: `::` after spaces, `##[` anywhere,
+    /// The lines that the runner would obey, but for the groups that fold logs (actions/runner, ActionCommand.cs: `::` after spaces, `##[` anywhere,
     /// nothing between a stop and its token), and that nothing else is in the outputs.
     fn obeyed(&self, run: &Finished) -> Vec<String> {
         let mut resume: Option<String> = None;
         let mut obeyed = Vec::new();
+        let mut is_open = false;
         for line in run.stderr.lines().chain(run.stdout.lines()) {
             let trimmed = line.trim_start();
             if let Some(token) = &resume {
@@ -510,10 +511,17 @@ impl Job {
             } else if let Some(token) = trimmed.strip_prefix("::stop-commands::") {
                 assert!(token.len() >= 32, "a token that can be guessed: {token}");
                 resume = Some(token.to_owned());
+            } else if line.starts_with("::group::smokegate: variant default: the last ") {
+                assert!(!is_open, "{}", run.stderr);
+                is_open = true;
+            } else if line == "::endgroup::" {
+                assert!(is_open, "{}", run.stderr);
+                is_open = false;
             } else if trimmed.starts_with("::") || line.contains("##[") {
                 obeyed.push(line.to_owned());
             }
         }
+        assert!(!is_open, "a group stays open: {}", run.stderr);
         assert_eq!(resume, None, "commands stay stopped: {}", run.stderr);
         assert!(
             !run.stderr.contains('\u{1b}'),

@@ -20,6 +20,7 @@ mod plan;
 mod platforms;
 mod pods;
 mod probes;
+mod reports;
 mod ship;
 mod sources;
 mod storage;

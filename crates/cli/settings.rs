@@ -298,6 +298,8 @@ pub(crate) fn no_color() -> bool {
 pub(crate) struct ActionsEnvironment {
     pub(crate) step_summary: Option<PathBuf>,
     pub(crate) output: Option<PathBuf>,
+    /// Gitea knows groups and outputs, and no annotations.
+    pub(crate) is_gitea: bool,
 }
 
 /// Whether this is a CI job: GitHub, Gitea, GitLab and most others say so with `CI`.
@@ -316,5 +318,11 @@ pub(crate) fn actions() -> Option<ActionsEnvironment> {
     Some(ActionsEnvironment {
         step_summary: path("GITHUB_STEP_SUMMARY"),
         output: path("GITHUB_OUTPUT"),
+        is_gitea: env::var_os("GITEA_ACTIONS").is_some_and(|value| value == "true"),
     })
+}
+
+/// Whether this is a job of GitLab's.
+pub(crate) fn is_gitlab() -> bool {
+    env::var_os("GITLAB_CI").is_some_and(|value| value == "true")
 }

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use clap::error::ErrorKind;
-use smokegate_gate::Verdict;
+use smokegate_gate::{VariantVerdict, Verdict};
 use smokegate_image::{Image, OpenOptions};
 use smokegate_lint::Finding;
 use smokegate_sandbox::{IdMap, Isolation, Wall};
@@ -35,7 +35,9 @@ use crate::pipeline::{self, GateSettings};
 use crate::plan_document;
 use crate::printer::Printer;
 use crate::receipt::Receipt;
-use crate::report::{github, publishing, summary, yaml};
+use crate::report::details::VariantDetails;
+use crate::report::log_groups::Folding;
+use crate::report::{cases, github, html, junit, log_groups, publishing, summary, yaml};
 use crate::settings;
 use crate::sources::{Needed, Opened, Sources};
 
@@ -353,16 +355,23 @@ async fn gate(
 }
 
 /// Writes the receipt and what belongs beside it; shows failures; the exit code of the run.
+#[allow(clippy::too_many_arguments)] // each of another kind, and all of them from the two callers' ends
 fn report(
     receipt: &Receipt,
     verdict: &Verdict,
+    prepared: &Prepared,
     causes: &BTreeMap<String, Finding>,
     report_dir: &Path,
     format: Format,
     refs: &[String],
     printer: Printer,
 ) -> Result<ExitStatus, Failure> {
-    write_reports(receipt, report_dir)?;
+    let details: Vec<_> = verdict
+        .variants
+        .iter()
+        .map(|variant| details_of(variant, prepared, causes, report_dir))
+        .collect();
+    write_details(receipt, &details, report_dir)?;
     let actions = settings::actions();
     let fence = match &actions {
         None => None,
@@ -377,10 +386,23 @@ fn report(
         Format::Json => printer.data(receipt.to_json().trim_end()),
         Format::Human | Format::Sarif => refs.iter().for_each(|reference| printer.data(reference)),
     }
+    let folding = match &fence {
+        Some(fence) => Some(Folding::Group(fence)),
+        None => settings::is_gitlab().then_some(Folding::Section),
+    };
+    let failed = || details.iter().filter(|variant| variant.failure.is_some());
+    if let Some(folding) = folding {
+        failed().for_each(|variant| log_groups::show(printer, folding, variant));
+    }
     if let Some(actions) = &actions {
-        let failed = verdict.variants.iter();
-        for variant in failed.filter(|v| !v.decision.passed() && !v.decision.was_stopped()) {
-            github::annotate(printer, &variant.name, &variant.cause());
+        if !actions.is_gitea {
+            for variant in verdict
+                .variants
+                .iter()
+                .filter(|one| failed().any(|failed| failed.name == one.name))
+            {
+                github::annotate(printer, &variant.name, &variant.cause());
+            }
         }
         if let Err(error) = github::record(actions, receipt, refs) {
             printer.always(format!(
@@ -389,15 +411,7 @@ fn report(
         }
     }
     let mut status = ExitStatus::Success;
-    for variant in &verdict.variants {
-        if variant.decision.passed() || variant.decision.was_stopped() {
-            continue;
-        }
-        let logs = report_dir.join("logs").join(&variant.name);
-        let mut failure = Failure::of_variant(variant, &logs);
-        if let Some(finding) = causes.get(&variant.name) {
-            failure.explain(finding);
-        }
+    for failure in failed().filter_map(|variant| variant.failure.as_ref()) {
         failure.show(printer, fence.as_ref());
         // The first that applies of 1, 3 and 4.
         status = match status {
@@ -408,7 +422,37 @@ fn report(
     Ok(status)
 }
 
+/// What reports show of a variant beside its record.
+fn details_of(
+    variant: &VariantVerdict,
+    prepared: &Prepared,
+    causes: &BTreeMap<String, Finding>,
+    report_dir: &Path,
+) -> VariantDetails {
+    let mut plans = prepared.plan.variants.iter();
+    let plan = plans.find(|plan| plan.name == variant.name);
+    let cases = cases::cases(variant, plan.map(|plan| &plan.expect));
+    if variant.decision.passed() || variant.decision.was_stopped() {
+        return VariantDetails::new(variant, cases, None);
+    }
+    let logs = report_dir.join("logs").join(&variant.name);
+    let mut failure = Failure::of_variant(variant, &logs);
+    if let Some(finding) = causes.get(&variant.name) {
+        failure.explain(finding);
+    }
+    VariantDetails::new(variant, cases, Some(failure))
+}
+
+/// Writes the reports of a run that has no verdict, or not yet.
 fn write_reports(receipt: &Receipt, report_dir: &Path) -> Result<(), Failure> {
+    write_details(receipt, &[], report_dir)
+}
+
+fn write_details(
+    receipt: &Receipt,
+    details: &[VariantDetails],
+    report_dir: &Path,
+) -> Result<(), Failure> {
     let write = |name: &str, text: &str| {
         let file = report_dir.join(name);
         std::fs::create_dir_all(report_dir)
@@ -422,7 +466,12 @@ fn write_reports(receipt: &Receipt, report_dir: &Path) -> Result<(), Failure> {
             })
     };
     write("receipt.json", &receipt.to_json())?;
-    write("summary.md", &summary::markdown(receipt))
+    write("summary.md", &summary::markdown(receipt))?;
+    let junit = junit::document(receipt, details).map_err(|error| {
+        Failure::new(ExitStatus::Bug, format!("cannot make `junit.xml`: {error}"))
+    })?;
+    write("junit.xml", &junit)?;
+    write("report.html", &html::page(receipt, details))
 }
 
 /// One line per published tag.

@@ -118,6 +118,7 @@ pub(crate) async fn run(
     let status = super::report(
         &receipt,
         &verdict,
+        &prepared,
         &causes,
         &settings.report_dir,
         common.format,
