@@ -9,6 +9,7 @@
 
 mod bench;
 mod demo;
+mod dockerd;
 mod faults;
 mod fixtures;
 mod fuzz;
@@ -39,7 +40,9 @@ usage: cargo xtask CHORE
   fuzz TARGET [SECONDS] fuzz `layer`, `archive`, `manifest` or `config`, for 300 seconds where nothing is said
   oracle                compare what containers see with Docker, umoci and crun; as root with all of them
   faults [N] [SEED]     push N images (2000 where nothing is said) while everything fails, from this seed on
-  bench                 time `ship` against `skopeo copy` on this machine";
+  bench [--quick] [WORKLOAD…]
+                        time `ship` against docker, podman, buildah, umoci and skopeo, which root installs;
+                        `debian/gzip` alone with --quick; medians go to docs/benchmarks too";
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -52,7 +55,7 @@ fn main() -> ExitCode {
         ["fuzz", options @ ..] => fuzz::fuzz(options).map(|()| true),
         ["oracle"] => oracle::oracle(),
         ["faults", options @ ..] => faults::faults(options).map(|()| true),
-        ["bench"] => bench::bench().map(|()| true),
+        ["bench", words @ ..] => bench::bench(words).map(|()| true),
         ["help" | "--help" | "-h"] => {
             println!("{USAGE}");
             Ok(true)

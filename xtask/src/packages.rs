@@ -22,6 +22,14 @@ const PROGRAMS: [(&str, &str); 9] = [
 /// What the oracle compares with, beside what the tests need.
 const ORACLES: [(&str, &str); 2] = [("crun", "crun"), ("dockerd", "docker.io")];
 
+/// Whom `cargo xtask bench` compares with, beside what the tests need.
+const CONTENDERS: [(&str, &str); 4] = [
+    ("buildah", "buildah"),
+    ("dockerd", "docker.io"),
+    ("igzip", "isal"),
+    ("podman", "podman"),
+];
+
 /// Installs what is missing of what tests need when run as root; else says in one line what to run. Silent when nothing is missing.
 pub(crate) fn ensure() {
     ensure_of(&PROGRAMS, "some tests will not run");
@@ -30,6 +38,12 @@ pub(crate) fn ensure() {
 /// The same for what `cargo xtask oracle` compares with.
 pub(crate) fn ensure_oracles() {
     ensure_of(&ORACLES, "less can be compared");
+}
+
+/// The same for whom `cargo xtask bench` compares with.
+pub(crate) fn ensure_contenders() {
+    ensure();
+    ensure_of(&CONTENDERS, "less can be compared");
 }
 
 fn ensure_of(programs: &[(&str, &str)], otherwise: &str) {

@@ -32,7 +32,8 @@ pub fn on_debian(fixture: ImageFixture) -> BuiltImage {
         .debian
         .clone()
         .expect("the fixture has no `debian` line");
-    let layers = layers(&packages).unwrap_or_else(|error| panic!("making `{packages}`: {error}"));
+    let layers =
+        debian_layers(&packages).unwrap_or_else(|error| panic!("making `{packages}`: {error}"));
     let packings = [Packing::Plain, Packing::Gzip];
     let stacked = layers.iter().zip(packings).rev();
     stacked
@@ -42,8 +43,11 @@ pub fn on_debian(fixture: ImageFixture) -> BuiltImage {
         .build()
 }
 
-/// The tars below the fixture's own layers, bottom first.
-fn layers(debian: &str) -> io::Result<Vec<PathBuf>> {
+/// The tars below the own layers of a fixture with this `debian` line, bottom first.
+///
+/// # Errors
+/// When mmdebstrap fails; what it said is in the message.
+pub fn debian_layers(debian: &str) -> io::Result<Vec<PathBuf>> {
     let (variant, packages) = debian.split_once(' ').unwrap_or((debian, ""));
     // Without the essential packages there is nothing to have a layer of its own.
     if variant == "extract" || packages.is_empty() {

@@ -133,11 +133,13 @@ fn build_layer(fixture: &LayerFixture) -> BuiltLayer {
             let tar = write_content(&fixture.content, HashingWriter::new(blob));
             (tar.inner, tar.hasher.finish())
         }
-        Packing::Gzip => {
+        Packing::Gzip | Packing::GzipDefault => {
+            let level = match fixture.packing {
+                Packing::GzipDefault => flate2::Compression::default(),
+                _ => flate2::Compression::fast(),
+            };
             // No name and no time in the header: the blob depends on the content only.
-            let gzip = GzBuilder::new()
-                .mtime(0)
-                .write(blob, flate2::Compression::fast());
+            let gzip = GzBuilder::new().mtime(0).write(blob, level);
             let tar = write_content(&fixture.content, HashingWriter::new(gzip));
             (
                 tar.inner.finish().expect("ending the gzip stream"),
@@ -151,8 +153,12 @@ fn build_layer(fixture: &LayerFixture) -> BuiltLayer {
                 tar.hasher.finish(),
             )
         }
-        Packing::Zstd => {
-            let zstd = zstd::Encoder::new(blob, 1).expect("starting a zstd stream");
+        Packing::Zstd | Packing::ZstdDefault => {
+            let level = match fixture.packing {
+                Packing::ZstdDefault => zstd::DEFAULT_COMPRESSION_LEVEL,
+                _ => 1,
+            };
+            let zstd = zstd::Encoder::new(blob, level).expect("starting a zstd stream");
             let tar = write_content(&fixture.content, HashingWriter::new(zstd));
             (
                 tar.inner.finish().expect("ending the zstd stream"),
@@ -168,11 +174,11 @@ fn build_layer(fixture: &LayerFixture) -> BuiltLayer {
     inner.flush().expect("writing a layer");
     let (compression, media_type) = match fixture.packing {
         Packing::Plain => (Compression::None, "application/vnd.oci.image.layer.v1.tar"),
-        Packing::Gzip | Packing::GzipMulti => (
+        Packing::Gzip | Packing::GzipDefault | Packing::GzipMulti => (
             Compression::Gzip,
             "application/vnd.oci.image.layer.v1.tar+gzip",
         ),
-        Packing::Zstd => (
+        Packing::Zstd | Packing::ZstdDefault => (
             Compression::Zstd,
             "application/vnd.oci.image.layer.v1.tar+zstd",
         ),

@@ -41,12 +41,16 @@ pub enum LayerContent {
 /// How a layer blob is compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Packing {
-    /// One gzip member.
+    /// One gzip member, quickly made.
     Gzip,
+    /// One gzip member at zlib's default level, which most tools use.
+    GzipDefault,
     /// Several gzip members one after another, as pigz and stargz write.
     GzipMulti,
-    /// One zstd frame.
+    /// One zstd frame, quickly made.
     Zstd,
+    /// One zstd frame at the default level.
+    ZstdDefault,
     /// The tar itself.
     Plain,
 }

@@ -18,10 +18,11 @@ mod process_tree;
 mod requirements;
 mod run_as;
 mod smokegate;
+mod tar_pieces;
 mod wait;
 mod whole_archive;
 
-pub use debian_image::{debian_image, on_debian};
+pub use debian_image::{debian_image, debian_layers, on_debian};
 pub use docker_registry::{DockerRegistry, RegistryOptions, free_port};
 pub use fake_ecr::{
     EcrManners, EcrState, FakeEcr, FakeRepository, FakeRequest, FakeResponse, Fault, FaultSchedule,
@@ -38,5 +39,6 @@ pub use process_tree::{Process, ProcessTree};
 pub use requirements::{Need, find_program, program, require};
 pub use run_as::{RunAs, is_root};
 pub use smokegate::{Finished, Running, Smokegate};
+pub use tar_pieces::TarPieces;
 pub use wait::wait_for;
 pub use whole_archive::compress_archive;

@@ -3,9 +3,9 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use crate::Result;
+use crate::dockerd::unmount_below;
 
 pub(super) struct Scratch(PathBuf);
 
@@ -25,23 +25,11 @@ impl Scratch {
     pub(super) fn dir(&self) -> &Path {
         &self.0
     }
-
-    /// Docker leaves a mount per network namespace it knew.
-    fn unmount(&self) {
-        let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-        let inside = mounts
-            .lines()
-            .filter_map(|line| line.split(' ').nth(1))
-            .filter(|at| Path::new(at).starts_with(&self.0));
-        for at in inside.collect::<Vec<_>>().into_iter().rev() {
-            _ = Command::new("umount").arg(at).status();
-        }
-    }
 }
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        self.unmount();
+        unmount_below(&self.0);
         if let Err(error) = fs::remove_dir_all(&self.0) {
             eprintln!("removing `{}`: {error}", self.0.display());
         }

@@ -1,0 +1,145 @@
+//! What a command costs: time on the wall, processor time, memory.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::Result;
+
+/// proc_pid_stat(5) counts in clock ticks, of which Linux shows user space 100 a second everywhere.
+const TICK: Duration = Duration::from_millis(10);
+/// How often memory is looked at.
+const SAMPLE: Duration = Duration::from_millis(10);
+
+/// What a stretch of work cost.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Cost {
+    pub(crate) wall: Duration,
+    /// Of the commands with all they started, and of the daemon that worked for them.
+    pub(crate) cpu: Duration,
+    /// Largest resident set of the command or the daemon itself, in bytes.
+    pub(crate) peak: u64,
+    /// Largest sum of those of all processes below it.
+    pub(crate) peak_below: u64,
+}
+
+impl Cost {
+    pub(crate) fn and(self, other: Self) -> Self {
+        Self {
+            wall: self.wall + other.wall,
+            cpu: self.cpu + other.cpu,
+            peak: self.peak.max(other.peak),
+            peak_below: self.peak_below.max(other.peak_below),
+        }
+    }
+}
+
+/// Runs a command that must succeed; its standard output beside what it cost. `daemon` works for it.
+pub(crate) fn measure(command: &mut Command, daemon: Option<u32>) -> Result<(Vec<u8>, Cost)> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let before = own_children() + daemon.map_or(Duration::ZERO, tree);
+    if let Some(daemon) = daemon {
+        // Sets VmHWM to what is resident now (proc(5)).
+        _ = fs::write(format!("/proc/{daemon}/clear_refs"), "5");
+    }
+    let ended = AtomicBool::new(false);
+    let began = Instant::now();
+    let child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|error| format!("starting `{name}`: {error}"))?;
+    let root = daemon.unwrap_or_else(|| child.id());
+    let (output, wall, (peak, peak_below)) = thread::scope(|scope| {
+        let sampler = scope.spawn(|| sample(root, &ended));
+        let output = child.wait_with_output();
+        let wall = began.elapsed();
+        ended.store(true, Ordering::Relaxed);
+        (output, wall, sampler.join().unwrap_or_default())
+    });
+    let output = output?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        return Err(format!("`{name}`: {}\n{}", output.status, said.trim()).into());
+    }
+    let cpu = own_children() + daemon.map_or(Duration::ZERO, tree) - before;
+    let cost = Cost {
+        wall,
+        cpu,
+        peak,
+        peak_below,
+    };
+    Ok((output.stdout, cost))
+}
+
+fn sample(root: u32, ended: &AtomicBool) -> (u64, u64) {
+    let (mut peak, mut below) = (0, 0);
+    while !ended.load(Ordering::Relaxed) {
+        peak = peak.max(peak_of(root));
+        below = below.max(descendants(root).into_iter().map(peak_of).sum());
+        thread::sleep(SAMPLE);
+    }
+    (peak, below)
+}
+
+/// Bytes.
+fn peak_of(process: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+    kib.unwrap_or(0) * 1024
+}
+
+/// Processor time of everything that was waited for below this process.
+fn own_children() -> Duration {
+    fields("self").map_or(Duration::ZERO, |fields| TICK * (fields[2] + fields[3]))
+}
+
+/// Processor time of a process and of all below it, living and waited for.
+fn tree(process: u32) -> Duration {
+    let mut all = descendants(process);
+    all.insert(process);
+    let ticks = all.iter().filter_map(|one| fields(&one.to_string()));
+    TICK * ticks.map(|fields| fields.iter().sum::<u32>()).sum()
+}
+
+/// utime, stime, cutime and cstime.
+fn fields(process: &str) -> Option<[u32; 4]> {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    // The name may hold anything, also blanks and brackets.
+    let (_, rest) = stat.rsplit_once(')')?;
+    let mut words = rest.split_whitespace().skip(11);
+    let mut next = || words.next()?.parse().ok();
+    Some([next()?, next()?, next()?, next()?])
+}
+
+fn descendants(root: u32) -> BTreeSet<u32> {
+    let mut children: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    for process in processes {
+        let id = process
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok());
+        let Some(id) = id else { continue };
+        let stat = fs::read_to_string(process.path().join("stat")).unwrap_or_default();
+        let parent = stat
+            .rsplit_once(')')
+            .and_then(|(_, rest)| rest.split_whitespace().nth(1)?.parse().ok());
+        if let Some(parent) = parent {
+            children.entry(parent).or_default().push(id);
+        }
+    }
+    let (mut found, mut waiting) = (BTreeSet::new(), vec![root]);
+    while let Some(next) = waiting.pop() {
+        for child in children.remove(&next).unwrap_or_default() {
+            found.insert(child);
+            waiting.push(child);
+        }
+    }
+    found
+}
