@@ -24,15 +24,21 @@ use contender::{Contender, Place};
 use outcome::Outcome;
 use workload::Workload;
 
+/// Where nothing is said.
 const RUNS: usize = 5;
 /// The workload of `--quick`.
 const QUICK: &str = "debian/gzip";
 
 pub(crate) fn bench(words: &[&str]) -> Result {
-    let mut names = Vec::new();
-    for word in words {
+    let (mut names, mut rounds) = (Vec::new(), RUNS);
+    let mut words = words.iter();
+    while let Some(word) = words.next() {
         match *word {
             "--quick" => names.push(QUICK),
+            "--runs" => {
+                let count = words.next().and_then(|count| count.parse().ok());
+                rounds = count.filter(|count| *count > 0).ok_or(USAGE)?;
+            }
             option if option.starts_with('-') => return Err(USAGE.into()),
             name => names.push(name),
         }
@@ -49,7 +55,7 @@ pub(crate) fn bench(words: &[&str]) -> Result {
     }
     let machine = machine::describe(&images);
     for workload in &workloads {
-        let outcome = compare(workload, &release.join("smokegate"), &images)?;
+        let outcome = compare(workload, rounds, &release.join("smokegate"), &images)?;
         println!("{outcome}");
         let file = record(&outcome, &machine)?;
         println!("recorded in {}", file.strip_prefix(root())?.display());
@@ -57,7 +63,7 @@ pub(crate) fn bench(words: &[&str]) -> Result {
     Ok(())
 }
 
-fn compare(workload: &Workload, smokegate: &Path, images: &Path) -> Result<Outcome> {
+fn compare(workload: &Workload, rounds: usize, smokegate: &Path, images: &Path) -> Result<Outcome> {
     let block = Block::new(images)?;
     let place = Place {
         smokegate,
@@ -76,8 +82,8 @@ fn compare(workload: &Workload, smokegate: &Path, images: &Path) -> Result<Outco
             None => outcome.runs.push((contender, Vec::new())),
         }
     }
-    for round in 0..=RUNS {
-        println!("{}: round {round} of {RUNS}", workload.name());
+    for round in 0..=rounds {
+        println!("{}: round {round} of {rounds}", workload.name());
         let mut failed = Vec::new();
         for (contender, runs) in &mut outcome.runs {
             match contender.run(workload, &place, round) {
@@ -107,7 +113,7 @@ fn record(outcome: &Outcome, machine: &Value) -> Result<PathBuf> {
     let file = dir.join(format!("{day}.json"));
     let mut document = match fs::read(&file) {
         Ok(text) => serde_json::from_slice(&text)?,
-        Err(_) => json!({"day": day, "runs": RUNS, "workloads": {}}),
+        Err(_) => json!({"day": day, "workloads": {}}),
     };
     document["machine"] = machine.clone();
     document["workloads"][&outcome.workload] = outcome.to_json();

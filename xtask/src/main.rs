@@ -40,7 +40,7 @@ usage: cargo xtask CHORE
   fuzz TARGET [SECONDS] fuzz `layer`, `archive`, `manifest` or `config`, for 300 seconds where nothing is said
   oracle                compare what containers see with Docker, umoci and crun; as root with all of them
   faults [N] [SEED]     push N images (2000 where nothing is said) while everything fails, from this seed on
-  bench [--quick] [WORKLOAD…]
+  bench [--quick] [--runs N] [WORKLOAD…]
                         time `ship` against docker, podman, buildah, umoci and skopeo, which root installs;
                         `debian/gzip` alone with --quick; medians go to docs/benchmarks too";
 

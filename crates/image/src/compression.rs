@@ -2,6 +2,8 @@
 
 use std::io::{self, BufReader, Read};
 
+use crate::gzip::GzipDecoder;
+
 /// A compression smokegate can undo.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -31,7 +33,7 @@ pub struct Decoder<R: Read>(Inner<R>);
 
 enum Inner<R: Read> {
     None(R),
-    Gzip(Box<flate2::bufread::MultiGzDecoder<BufReader<R>>>),
+    Gzip(GzipDecoder<BufReader<R>>),
     Zstd(Box<zstd::stream::read::Decoder<'static, BufReader<R>>>),
 }
 
@@ -46,7 +48,7 @@ impl<R: Read> Decoder<R> {
             Compression::None => Inner::None(inner),
             Compression::Gzip => {
                 let buffered = BufReader::with_capacity(BUFFER, inner);
-                Inner::Gzip(Box::new(flate2::bufread::MultiGzDecoder::new(buffered)))
+                Inner::Gzip(GzipDecoder::new(buffered))
             }
             Compression::Zstd => {
                 let buffered = BufReader::with_capacity(BUFFER, inner);

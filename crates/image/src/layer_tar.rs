@@ -3,7 +3,8 @@
 use std::io::{self, Read};
 
 use crate::{
-    Blob, Compression, Content, Decoder, DiffId, Hasher, Layer, LayerDigest, Limits, VerifiedReader,
+    Blob, Compression, Content, Decoder, DiffId, Digest, Hasher, Layer, LayerDigest, Limits,
+    VerifiedReader,
 };
 
 /// Reads a layer's tar stream. Its end is reported only after the stored bytes were seen to have the layer's
@@ -107,6 +108,21 @@ impl LayerTar {
         Ok(())
     }
 
+    /// Takes out what hashes the uncompressed bytes: then the end says nothing of the diff_id, and the caller
+    /// hashes and [compares](LayerTar::compare).
+    pub(crate) fn take_hasher(&mut self) -> Option<Hasher> {
+        self.hasher.take()
+    }
+
+    /// Whether the uncompressed bytes are those of the diff_id.
+    pub(crate) fn compare(&self, got: &Digest) -> io::Result<()> {
+        let expected = &self.diff_id;
+        if *got == expected.0 {
+            return Ok(());
+        }
+        Err(self.invalid(format!("diff_id mismatch (got {got}, expected {expected})")))
+    }
+
     fn invalid(&self, what: String) -> io::Error {
         io::Error::new(
             io::ErrorKind::InvalidData,
@@ -141,13 +157,8 @@ impl LayerTar {
         if count == 0 {
             // The decoder may have seen its end before the file's.
             drain(self.decoder.get_mut())?;
-            if let Some(got) = self.hasher.take().map(Hasher::finish)
-                && got != self.diff_id.0
-            {
-                let expected = self.diff_id.clone();
-                return Err(
-                    self.invalid(format!("diff_id mismatch (got {got}, expected {expected})"))
-                );
+            if let Some(hasher) = self.hasher.take() {
+                self.compare(&hasher.finish())?;
             }
             self.state = State::Verified;
             return Ok(0);

@@ -1,6 +1,6 @@
 //! What a layer holds, without its bytes: enough of each file to tell whether it could be run.
 
-use std::io::Read;
+use std::io::BufRead;
 
 use smokegate_image::LayerTar;
 use smokegate_rootfs::{Entry, EntryData, EntryKind, Error, LayerVisitor, Limits, scan_layer};
@@ -79,7 +79,7 @@ impl LayerIndex {
         Ok(index)
     }
 
-    fn content<R: Read>(
+    fn content<R: BufRead>(
         &mut self,
         path: &[u8],
         data: &mut EntryData<'_, R>,
@@ -133,7 +133,11 @@ impl LayerIndex {
 }
 
 impl LayerVisitor for LayerIndex {
-    fn entry<R: Read>(&mut self, entry: &Entry, data: &mut EntryData<'_, R>) -> Result<(), Error> {
+    fn entry<R: BufRead>(
+        &mut self,
+        entry: &Entry,
+        data: &mut EntryData<'_, R>,
+    ) -> Result<(), Error> {
         let kind = match &entry.kind {
             EntryKind::Dir => IndexKind::Dir,
             EntryKind::File { size, sparse } => {

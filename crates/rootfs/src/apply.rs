@@ -4,7 +4,7 @@
 //! private (0700) until [`crate::settle()`] gives them their metadata.
 
 use std::collections::HashMap;
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
@@ -20,6 +20,9 @@ use crate::metadata::{Creator, Stats, Unkept};
 use crate::path::{Shown, is_below, join, split_last};
 use crate::tar_reader::TarReader;
 use crate::{EntryProblem, Error, Policy, RootDir, Unsettled};
+
+/// How much of a file is written at a time where the source has no buffer.
+pub(crate) const BUFFER: usize = 256 * 1024;
 
 /// A layer that was written and waits to be settled on those below it.
 #[derive(Debug)]
@@ -38,6 +41,15 @@ pub struct Applied {
 /// # Errors
 /// Entries that are refused, limits, reads and writes. The directory is then to be thrown away.
 pub fn apply_layer(dir: &RootDir, tar: impl Read, policy: &Policy) -> Result<Applied, Error> {
+    apply_buffered(dir, BufReader::with_capacity(BUFFER, tar), policy)
+}
+
+/// The same for a reader with a buffer of its own, which is written from.
+pub(crate) fn apply_buffered(
+    dir: &RootDir,
+    tar: impl BufRead,
+    policy: &Policy,
+) -> Result<Applied, Error> {
     let mut tar = TarReader::new(tar, &policy.limits);
     let mut apply = Apply {
         tree: LayerTree::new(dir, Unsettled::default(), &policy.limits)?,
@@ -73,7 +85,7 @@ struct Apply<'a> {
 }
 
 impl Apply<'_> {
-    fn entry<R: Read>(&mut self, tar: &mut TarReader<R>, entry: Entry) -> Result<(), Error> {
+    fn entry<R: BufRead>(&mut self, tar: &mut TarReader<R>, entry: Entry) -> Result<(), Error> {
         let cause = Cause {
             name: entry.name.clone(),
             mtime: entry.metadata.mtime,
@@ -209,7 +221,7 @@ impl Apply<'_> {
         result.map_err(|errno| fault("create", &join(&parent.path, name), cause, errno))
     }
 
-    fn file<R: Read>(
+    fn file<R: BufRead>(
         &mut self,
         tar: &mut TarReader<R>,
         entry: &Entry,

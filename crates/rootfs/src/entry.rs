@@ -70,7 +70,7 @@ impl Entry {
     }
 
     /// Reads the next entry that means something, `None` at the end of the archive.
-    pub(crate) fn read<R: std::io::Read>(
+    pub(crate) fn read<R: std::io::BufRead>(
         tar: &mut TarReader<R>,
         limits: &Limits,
     ) -> Result<Option<Self>, Error> {
@@ -82,7 +82,7 @@ impl Entry {
         Ok(None)
     }
 
-    fn decode<R: std::io::Read>(
+    fn decode<R: std::io::BufRead>(
         tar: &mut TarReader<R>,
         header: &Header,
         extensions: &Extensions,

@@ -1,7 +1,7 @@
 //! Fills the store with the layers of an image: unpacks in parallel, settles in chain order.
 
 use std::collections::VecDeque;
-use std::io::{self, Read};
+use std::io::{self, BufRead, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -10,10 +10,11 @@ use rustix::fs::{FlockOperation, Mode, OFlags, flock, mkdirat, openat, renameat}
 use rustix::io::Errno;
 use smokegate_image::{ChainId, DiffId, LayerDigest};
 
+use crate::apply::apply_buffered;
 use crate::mark::Mark;
 use crate::root_dir::open_beneath;
 use crate::store::{Scratch, entry_path};
-use crate::{Applied, Error, LayerStore, Policy, RootDir, Stats, StoredLayer, apply_layer, settle};
+use crate::{Applied, Error, LayerStore, Policy, RootDir, Stats, StoredLayer, settle};
 
 /// Each thread keeps up to 64 directories open.
 const MAX_THREADS: usize = 8;
@@ -87,7 +88,7 @@ impl LayerStore {
     pub fn fill(
         &self,
         plan: &FillPlan,
-        open: impl Fn(usize) -> io::Result<Box<dyn Read + Send>> + Sync,
+        open: impl Fn(usize) -> io::Result<Box<dyn BufRead + Send>> + Sync,
         observer: &(dyn Fn(FillEvent) + Sync),
     ) -> Result<Vec<StoredLayer>, Error> {
         self.remove_abandoned()?;
@@ -176,7 +177,7 @@ impl LayerStore {
         plan: &FillPlan,
         jobs: Vec<Job>,
         scratch: &Scratch,
-        open: &(impl Fn(usize) -> io::Result<Box<dyn Read + Send>> + Sync),
+        open: &(impl Fn(usize) -> io::Result<Box<dyn BufRead + Send>> + Sync),
         observer: &(dyn Fn(FillEvent) + Sync),
     ) -> Result<Vec<Option<Applied>>, Error> {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
@@ -200,7 +201,7 @@ impl LayerStore {
                         Job::Unpack(index) => {
                             observer(FillEvent::Unpacking(index));
                             let dir = make_diff(scratch, index)?;
-                            let layer = apply_layer(&dir, &mut source, &plan.policy)
+                            let layer = apply_buffered(&dir, &mut source, &plan.policy)
                                 .map_err(|error| cause(error, &mut source))?;
                             lock(&applied)[index] = Some(layer);
                         }
@@ -315,11 +316,29 @@ struct Cancellable<'a, R> {
     cancelled: &'a AtomicBool,
 }
 
-impl<R: Read> Read for Cancellable<'_, R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+impl<R> Cancellable<'_, R> {
+    fn check(&self) -> io::Result<()> {
         if self.cancelled.load(Ordering::Relaxed) {
             return Err(io::Error::other("another layer failed"));
         }
+        Ok(())
+    }
+}
+
+impl<R: Read> Read for Cancellable<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.check()?;
         self.source.read(buffer)
+    }
+}
+
+impl<R: BufRead> BufRead for Cancellable<'_, R> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        self.check()?;
+        self.source.fill_buf()
+    }
+
+    fn consume(&mut self, amount: usize) {
+        self.source.consume(amount);
     }
 }

@@ -1,7 +1,8 @@
 //! Reads a layer's entries and writes nothing: for those who only want to know what is in it.
 
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read};
 
+use crate::apply::BUFFER;
 use crate::tar_reader::TarReader;
 use crate::{Entry, EntryProblem, Error, Limits};
 
@@ -11,7 +12,11 @@ pub trait LayerVisitor {
     ///
     /// # Errors
     /// What reading the data answers; ends the scan.
-    fn entry<R: Read>(&mut self, entry: &Entry, data: &mut EntryData<'_, R>) -> Result<(), Error>;
+    fn entry<R: BufRead>(
+        &mut self,
+        entry: &Entry,
+        data: &mut EntryData<'_, R>,
+    ) -> Result<(), Error>;
 }
 
 /// The data of one entry as it is stored: of a sparse file the pieces, one after the other.
@@ -25,7 +30,7 @@ impl<R> std::fmt::Debug for EntryData<'_, R> {
     }
 }
 
-impl<R: Read> EntryData<'_, R> {
+impl<R: BufRead> EntryData<'_, R> {
     /// The next bytes, empty at the end.
     ///
     /// # Errors
@@ -45,7 +50,7 @@ pub fn scan_layer(
     limits: &Limits,
     visitor: &mut impl LayerVisitor,
 ) -> Result<(), Error> {
-    let mut tar = TarReader::new(tar, limits);
+    let mut tar = TarReader::new(BufReader::with_capacity(BUFFER, tar), limits);
     let mut entries = 0;
     while let Some(entry) = Entry::read(&mut tar, limits)? {
         entries += 1;

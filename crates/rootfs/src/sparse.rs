@@ -1,7 +1,7 @@
 //! Sparse files in every form GNU tar has written them (GNU tar manual, "Storing Sparse Files"): the old one in
 //! the header itself, and 0.0, 0.1 and 1.0 in PAX records, of which 1.0 has its map before the data.
 
-use std::io::Read;
+use std::io::BufRead;
 
 use tar::Header;
 
@@ -67,7 +67,7 @@ pub(crate) fn name(extensions: &Extensions) -> Option<&[u8]> {
 
 /// The map of the entry whose header was just read and whose data, of `stored` bytes, comes next; `None` if it is
 /// not sparse. Afterwards the data is that of the pieces.
-pub(crate) fn read<R: Read>(
+pub(crate) fn read<R: BufRead>(
     tar: &mut TarReader<R>,
     header: &Header,
     extensions: &Extensions,
@@ -125,7 +125,7 @@ fn check(map: &SparseMap, data: u64) -> Result<(), Problem> {
 }
 
 /// Four pieces in the header, 21 in each block that follows while its flag is set.
-fn old<R: Read>(
+fn old<R: BufRead>(
     tar: &mut TarReader<R>,
     header: &Header,
     limits: &Limits,
@@ -187,7 +187,7 @@ fn pairs(numbers: &[&[u8]]) -> Result<Vec<(u64, u64)>, Problem> {
 
 /// Decimal numbers, each with a newline behind it, filled up to a whole block: how many pieces, then the pieces.
 /// Answers them and the bytes they took.
-fn in_data<R: Read>(
+fn in_data<R: BufRead>(
     tar: &mut TarReader<R>,
     limits: &Limits,
 ) -> Result<(Vec<(u64, u64)>, u64), Problem> {

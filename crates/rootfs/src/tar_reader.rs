@@ -1,18 +1,17 @@
 //! The blocks of a tar stream (POSIX.1-2024 pax, "ustar Interchange Format"; GNU tar manual, "Basic Tar Format").
 //!
-//! Headers are decoded in place and file data is lent out of one recycled buffer, so that it is copied once.
+//! File data is lent out of the source's own buffer, so that between there and the file nothing is copied.
 //! The `tar` crate's own iterator is not used: it splits PAX records at newlines, which attribute values may
 //! hold, and reads extended headers of any size into memory.
 
 use std::collections::BTreeMap;
-use std::io::{self, Read};
+use std::io::{self, BufRead};
 
 use tar::Header;
 
 use crate::{EntryProblem, Error, Limits};
 
 const BLOCK: usize = 512;
-const BUFFER: usize = 256 * 1024;
 
 /// Keys and values, any bytes.
 pub(crate) type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
@@ -39,11 +38,10 @@ impl Extensions {
 /// Reads headers and data alternately.
 pub(crate) struct TarReader<R> {
     inner: R,
-    buffer: Box<[u8]>,
-    start: usize,
-    end: usize,
-    /// Bytes taken from `inner`.
-    read: u64,
+    /// Bytes of `inner` that were lent out, to be consumed before anything else is read.
+    lent: usize,
+    /// Bytes read, those that are lent included: where in the stream the reader stands.
+    offset: u64,
     /// Of the current entry: data not lent out yet, and the padding behind it.
     data: u64,
     padding: u64,
@@ -51,14 +49,12 @@ pub(crate) struct TarReader<R> {
     header_limit: u64,
 }
 
-impl<R: Read> TarReader<R> {
+impl<R: BufRead> TarReader<R> {
     pub(crate) fn new(inner: R, limits: &Limits) -> Self {
         Self {
             inner,
-            buffer: vec![0; BUFFER].into_boxed_slice(),
-            start: 0,
-            end: 0,
-            read: 0,
+            lent: 0,
+            offset: 0,
             data: 0,
             padding: 0,
             total_limit: limits.total_bytes,
@@ -66,60 +62,53 @@ impl<R: Read> TarReader<R> {
         }
     }
 
-    /// Where in the stream the reader stands.
-    fn offset(&self) -> u64 {
-        self.read - (self.end - self.start) as u64
-    }
-
     fn broken(&self, what: &'static str) -> Error {
         Error::Tar {
-            offset: self.offset(),
+            offset: self.offset,
             what,
         }
     }
 
-    /// Reads more when the buffer is empty; 0 at the end of the stream.
-    fn fill(&mut self) -> Result<usize, Error> {
-        if self.start == self.end {
-            (self.start, self.end) = (0, 0);
-            self.top_up()?;
-        }
-        Ok(self.end - self.start)
-    }
-
-    /// Reads once behind what is buffered.
-    fn top_up(&mut self) -> Result<usize, Error> {
-        let count = loop {
-            match self.inner.read(&mut self.buffer[self.end..]) {
+    /// How many bytes can be had now; 0 at the end of the stream.
+    fn available(&mut self) -> Result<usize, Error> {
+        self.inner.consume(std::mem::take(&mut self.lent));
+        let available = loop {
+            match self.inner.fill_buf() {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                result => break result.map_err(Error::Read)?,
+                result => break result.map_err(Error::Read)?.len(),
             }
         };
-        self.end += count;
-        self.read += count as u64;
-        if self.read > self.total_limit {
+        if self.offset + available as u64 > self.total_limit {
             return Err(self.broken("the uncompressed layer is over the limit on its total size"));
         }
-        Ok(count)
+        Ok(available)
+    }
+
+    /// Lends the next bytes, at most `count`, which [`TarReader::available`] has said to be there.
+    fn lend(&mut self, count: usize) -> Result<&[u8], Error> {
+        let bytes = self.inner.fill_buf().map_err(Error::Read)?;
+        let count = count.min(bytes.len());
+        self.lent = count;
+        self.offset += count as u64;
+        Ok(&bytes[..count])
     }
 
     /// One block, or `None` where the stream ends on a block boundary.
     fn block(&mut self) -> Result<Option<[u8; BLOCK]>, Error> {
-        while self.end - self.start < BLOCK {
-            if self.start > 0 {
-                self.buffer.copy_within(self.start..self.end, 0);
-                (self.start, self.end) = (0, self.end - self.start);
-            }
-            if self.top_up()? == 0 {
-                if self.start == self.end {
+        let mut block = [0; BLOCK];
+        let mut have = 0;
+        while have < BLOCK {
+            if self.available()? == 0 {
+                if have == 0 {
                     return Ok(None);
                 }
+                self.offset -= have as u64;
                 return Err(self.broken("it ends within a header"));
             }
+            let bytes = self.lend(BLOCK - have)?;
+            block[have..have + bytes.len()].copy_from_slice(bytes);
+            have += bytes.len();
         }
-        let mut block = [0; BLOCK];
-        block.copy_from_slice(&self.buffer[self.start..self.start + BLOCK]);
-        self.start += BLOCK;
         Ok(Some(block))
     }
 
@@ -128,15 +117,13 @@ impl<R: Read> TarReader<R> {
         if self.data == 0 {
             return Ok(&[]);
         }
-        if self.fill()? == 0 {
+        let available = self.available()?;
+        if available == 0 {
             return Err(self.broken("it ends within a file"));
         }
-        let available =
-            (self.end - self.start).min(usize::try_from(self.data).unwrap_or(usize::MAX));
-        let from = self.start;
-        self.start += available;
-        self.data -= available as u64;
-        Ok(&self.buffer[from..from + available])
+        let count = available.min(usize::try_from(self.data).unwrap_or(usize::MAX));
+        self.data -= count as u64;
+        self.lend(count)
     }
 
     fn finish_entry(&mut self) -> Result<(), Error> {
@@ -214,10 +201,13 @@ impl<R: Read> TarReader<R> {
 
     /// Reads what is left behind the end mark, so that a verifying reader comes to its verdict.
     pub(crate) fn drain(&mut self) -> Result<(), Error> {
-        while self.fill()? > 0 {
-            self.start = self.end;
+        loop {
+            let available = self.available()?;
+            if available == 0 {
+                return Ok(());
+            }
+            self.lend(available)?;
         }
-        Ok(())
     }
 
     fn check(&self, header: &Header) -> Result<(), Error> {

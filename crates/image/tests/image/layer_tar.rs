@@ -19,10 +19,51 @@ fn stream(stored: &[u8], tar: &[u8], limits: &Limits) -> LayerTar {
     .unwrap()
 }
 
+/// What the reader says, with threads of its own or without.
 fn read(stored: &[u8], tar: &[u8]) -> std::io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    stream(stored, tar, &Limits::default()).read_to_end(&mut bytes)?;
-    Ok(bytes)
+    let (mut bytes, mut staged) = (Vec::new(), Vec::new());
+    let one = stream(stored, tar, &Limits::default()).read_to_end(&mut bytes);
+    let mut threads = stream(stored, tar, &Limits::default()).in_stages()?;
+    let three = threads.read_to_end(&mut staged);
+    let text = |result: &std::io::Result<usize>| match result {
+        Ok(count) => Ok(*count),
+        Err(error) => Err(error.to_string()),
+    };
+    assert_eq!(text(&one), text(&three));
+    assert_eq!(bytes, staged);
+    // Asking again does not make it good.
+    assert_eq!(threads.read(&mut [0; 16]).is_ok(), one.is_ok());
+    one.map(|_| bytes)
+}
+
+#[test]
+fn stages_that_nobody_reads_from_end() {
+    let tar = vec![7; 40 << 20];
+    let stored = gzip(&tar);
+    drop(
+        stream(&stored, &tar, &Limits::default())
+            .in_stages()
+            .unwrap(),
+    );
+    let mut begun = stream(&stored, &tar, &Limits::default())
+        .in_stages()
+        .unwrap();
+    begun.read_exact(&mut [0; 1 << 20]).unwrap();
+    drop(begun);
+}
+
+#[test]
+fn all_blocks_come_in_their_order() {
+    let tar: Vec<u8> = (0..3_000_000u32).flat_map(u32::to_le_bytes).collect();
+    for stored in [
+        gzip(&tar),
+        zstd::bulk::compress(&tar, 1).unwrap(),
+        tar.clone(),
+    ] {
+        assert!(read(&stored, &tar).unwrap() == tar);
+        let error = read(&stored, b"other").unwrap_err();
+        assert!(error.to_string().contains("diff_id mismatch"), "{error}");
+    }
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Writes layer tars, also ones that no tar program would write.
 
-use std::io::Read;
+use std::io::{BufRead, BufReader};
 
 use smokegate_image::{DiffId, Digest, LayerDigest};
 use smokegate_rootfs::{
@@ -128,13 +128,11 @@ impl Layer {
     }
 
     /// As the image crate gives it: verified at its end.
-    pub(crate) fn reader(&self) -> Box<dyn Read + Send> {
+    pub(crate) fn reader(&self) -> Box<dyn BufRead + Send> {
         let tar = std::io::Cursor::new(self.tar());
-        Box::new(smokegate_image::VerifiedReader::new(
-            tar,
-            self.plan().diff_id.0,
-            None,
-        ))
+        let digest = self.plan().diff_id.0;
+        let tar = smokegate_image::VerifiedReader::new(tar, digest, None);
+        Box::new(BufReader::new(tar))
     }
 }
 

@@ -1,7 +1,7 @@
 //! The store helper: enters the user namespace, unpacks the layers it is given, answers, and ends.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{BufRead, BufReader};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
@@ -15,6 +15,10 @@ use crate::error::{FillError, HostError};
 use crate::protocol::{Answer, FillRequest, Message, Request, RequestBody};
 use crate::store::{open_store, policy};
 use crate::wire::Wire;
+
+/// From this size of a blob on its layer is inflated, hashed and written by three threads.
+const STAGED: u64 = 2 << 20;
+const BUFFER: usize = 256 * 1024;
 
 /// Runs the store helper; the result is the process's exit code.
 pub(super) fn main(wire: Wire) -> i32 {
@@ -85,7 +89,7 @@ fn fill(request: &FillRequest, fds: Vec<OwnedFd>) -> Result<Vec<bool>, FillError
         layers: layers.collect(),
         policy: policy(request.isolation, &request.limits),
     };
-    let open = |index: usize| -> std::io::Result<Box<dyn Read + Send>> {
+    let open = |index: usize| -> std::io::Result<Box<dyn BufRead + Send>> {
         let layer = &request.layers[index];
         let file = Arc::clone(&files[layer.file]);
         let range = FileRange {
@@ -101,7 +105,11 @@ fn fill(request: &FillRequest, fds: Vec<OwnedFd>) -> Result<Vec<bool>, FillError
             layer.compression,
             &request.limits,
         )?;
-        Ok(Box::new(tar))
+        // Threads of its own are worth while for what takes longer than starting them.
+        if layer.size < STAGED {
+            return Ok(Box::new(BufReader::with_capacity(BUFFER, tar)));
+        }
+        Ok(Box::new(tar.in_stages()?))
     };
     let stored = store.fill(&plan, open, &|_| {})?;
     Ok(stored.iter().map(|layer| layer.cached).collect())

@@ -1,6 +1,6 @@
 //! The layer store.
 
-use std::io::{self, Read};
+use std::io::{self, BufRead, BufReader};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Mutex;
@@ -92,7 +92,7 @@ fn second_filling_reads_nothing() {
     let layers = layers();
     let first = fill(&store, &layers);
     assert!(first.iter().all(|layer| !layer.cached));
-    let nothing = |_| -> io::Result<Box<dyn Read + Send>> { panic!("opened a stored layer") };
+    let nothing = |_| -> io::Result<Box<dyn BufRead + Send>> { panic!("opened a stored layer") };
     let second = store.fill(&plan(&layers), nothing, &|_| {}).unwrap();
     assert!(second.iter().all(|layer| layer.cached));
     assert_eq!(dump(&first), dump(&second));
@@ -182,15 +182,14 @@ fn a_layer_that_fails_leaves_nothing_incomplete() {
         let temp = TempStore::new();
         let store = temp.open(BOOT);
         let layers = layers();
-        let open = |index: usize| -> io::Result<Box<dyn Read + Send>> {
+        let open = |index: usize| -> io::Result<Box<dyn BufRead + Send>> {
             if index != 1 {
                 return Ok(layers[index].reader());
             }
             let tar = io::Cursor::new(damage(layers[1].tar()));
             let digest = layers[1].plan().diff_id.0;
-            Ok(Box::new(smokegate_image::VerifiedReader::new(
-                tar, digest, None,
-            )))
+            let tar = smokegate_image::VerifiedReader::new(tar, digest, None);
+            Ok(Box::new(BufReader::new(tar)))
         };
         let error = store.fill(&plan(&layers), open, &|_| {}).unwrap_err();
         assert!(
@@ -215,13 +214,10 @@ fn a_new_blob_of_a_stored_layer_is_verified_once() {
     let mut plan = plan(&layers);
     plan.layers[0].blob =
         smokegate_image::LayerDigest(smokegate_image::Digest::sha256(b"compressed"));
-    let wrong = |_: usize| -> io::Result<Box<dyn Read + Send>> {
+    let wrong = |_: usize| -> io::Result<Box<dyn BufRead + Send>> {
         let digest = layers[0].plan().diff_id.0;
-        Ok(Box::new(smokegate_image::VerifiedReader::new(
-            io::empty(),
-            digest,
-            None,
-        )))
+        let tar = smokegate_image::VerifiedReader::new(io::empty(), digest, None);
+        Ok(Box::new(BufReader::new(tar)))
     };
     store.fill(&plan, wrong, &|_| {}).unwrap_err();
     for expected in [1, 0] {
