@@ -164,21 +164,103 @@ fn gate_says_what_lint_sees(run_as: RunAs) {
     let image = ImageFixture::parse(&fs::read_to_string(recipe).unwrap()).unwrap();
     context.archive("broken", &image.build());
     let lines = [
-        "  lint: the script `/start` needs `/usr/local/bin/python3`, which the image has not [interpreter-missing]",
+        "error: the script `/start` needs `/usr/local/bin/python3`, which the image has not",
         "  fix: the image has `/usr/bin/python3`: write `#!/usr/bin/python3`",
+        "  lint [interpreter-missing]: /start:1: #!/usr/local/bin/python3",
+        "hint: the image has `/usr/bin/python3`: write `#!/usr/bin/python3`",
     ];
     let run = context.run(["gate", "broken.oci.tar"]);
     run.assert_code(1);
     for line in lines {
         assert!(
             run.stderr.lines().any(|said| said == line),
-            "{}",
+            "{line}: {}",
             run.stderr
         );
     }
+    let receipt = context.receipt();
+    let variant = &receipt["variants"][0];
+    assert_eq!(variant["cause_id"], "interpreter-missing");
+    let finding = &variant["findings"][0];
+    assert_eq!(finding["id"], "interpreter-missing");
+    assert_eq!(finding["severity"], "error");
+    assert_eq!(finding["container"], "app");
+    assert_eq!(finding["evidence"][0]["path"], "/start");
+    assert_eq!(finding["evidence"][0]["line"], 1);
     let run = context.run(["gate", "broken.oci.tar", "--no-lint"]);
     run.assert_code(1);
     assert!(!run.stderr.contains("lint"), "{}", run.stderr);
+    let receipt = context.receipt();
+    assert_eq!(receipt["variants"][0]["findings"], Value::Null);
+}
+
+/// A run that passes has what lint found in its receipt, the same whether the layers were read or known.
+fn a_pass_has_findings(run_as: RunAs) {
+    let Some(context) = Smokegate::new(BINARY, run_as) else {
+        return;
+    };
+    let recipe = fixture_dir().join("../broken/env-without-value.txt");
+    let image = ImageFixture::parse(&fs::read_to_string(recipe).unwrap()).unwrap();
+    context.archive("image", &image.build());
+    let mut all = Vec::new();
+    for _ in 0..2 {
+        let run = context.run(["gate", "image.oci.tar", "--publish", "0:8080"]);
+        run.assert_code(0);
+        let says =
+            "lint: warning[env-malformed]: the environment has `DEBUG`, which is no NAME=value\n";
+        assert!(run.stderr.contains(says), "{}", run.stderr);
+        let receipt = context.receipt();
+        let findings = receipt["variants"][0]["findings"].clone();
+        assert_eq!(findings[0]["id"], "env-malformed", "{findings}");
+        assert_eq!(findings[0]["severity"], "warning");
+        all.push(findings);
+    }
+    assert_eq!(all[0], all[1]);
+    let summary = context.dir().join("smokegate-report/summary.md");
+    let summary = fs::read_to_string(summary).unwrap();
+    assert!(
+        summary.contains("- lint: warning `env-malformed` in app: "),
+        "{summary}"
+    );
+}
+
+#[test]
+fn root_a_pass_has_the_findings_in_its_receipt() {
+    a_pass_has_findings(RunAs::Root);
+}
+
+#[test]
+fn rootless_a_pass_has_the_findings_in_its_receipt() {
+    a_pass_has_findings(RunAs::OrdinaryUser);
+}
+
+#[test]
+fn cli_lint_honours_limits_also_of_layers_it_knows() {
+    let context = smokegate();
+    context.run(["lint", "serve.oci.tar"]).assert_code(0);
+    let run = context.run(["lint", "serve.oci.tar", "--limit", "layer-entries=1"]);
+    run.assert_code(5);
+    let says = "the number of entries up to it is over the limit of 1";
+    assert!(run.stderr.contains(says), "{}", run.stderr);
+    let hint = "hint: if you trust this image, raise the limit: --limit layer-entries=";
+    assert!(run.stderr.contains(hint), "{}", run.stderr);
+    context.run(["lint", "serve.oci.tar"]).assert_code(0);
+}
+
+#[test]
+fn cli_lint_keeps_an_index_that_prune_removes_with_its_layer() {
+    let context = smokegate();
+    let count = || {
+        let index = context.dir().join("cache/smokegate/index");
+        fs::read_dir(index).map_or(0, Iterator::count)
+    };
+    context.run(["lint", "serve.oci.tar"]).assert_code(0);
+    let kept = count();
+    assert!(kept > 0);
+    context.run(["lint", "serve.oci.tar"]).assert_code(0);
+    assert_eq!(count(), kept);
+    context.run(["cache", "prune"]).assert_code(0);
+    assert_eq!(count(), 0);
 }
 
 #[test]

@@ -26,3 +26,4 @@ mod sources;
 mod storage;
 mod subuid;
 mod volumes;
+mod why;

@@ -108,6 +108,8 @@ struct Defect {
     code: i32,
     /// All of these stand on standard error; the first one begins the line that names the cause.
     words: &'static [&'static str],
+    /// What of it is in the first three lines: the cause, and what to do.
+    first: [&'static str; 2],
 }
 
 const REDIS: &str = r#"  redis:
@@ -142,6 +144,7 @@ const DEFECTS: &[Defect] = &[
             "variant: full-env",
             "variant: memory-plugin-disabled",
         ],
+        first: ["connecting to Redis", "fix: run Redis as a service"],
     },
     Defect {
         what: "asked for /healthz where the app serves /health",
@@ -155,6 +158,10 @@ const DEFECTS: &[Defect] = &[
             "it answered 404",
             "; GET /health passes",
             "hint: if that is its health check, ask it: `path: /health` in the gate file",
+        ],
+        first: [
+            "GET /health passes",
+            "fix: if that is its health check, ask it: `path: /health`",
         ],
     },
     Defect {
@@ -176,6 +183,10 @@ const DEFECTS: &[Defect] = &[
             "variant: memory-plugin-disabled",
             "variant full-env: passed",
         ],
+        first: [
+            "app dialled localhost:5432, nothing listens there",
+            "fix: localhost in a container is that container alone: dial pgvector:5432",
+        ],
     },
     Defect {
         what: "a service that never gets ready",
@@ -185,6 +196,10 @@ const DEFECTS: &[Defect] = &[
             "error: service `pgvector` was not ready in ",
             "database system is ready to accept connections",
         ],
+        first: [
+            "service `pgvector` was not ready",
+            "a TCP connection to port 5433: connection refused",
+        ],
     },
     Defect {
         what: "the extension that the service's image does not have",
@@ -193,6 +208,10 @@ const DEFECTS: &[Defect] = &[
         words: &[
             "error: service `pgvector`: `psql -h 127.0.0.1 -U smoke -c CREATE EXTENSION IF NOT EXISTS vectors` exited with code 1",
             "extension \"vectors\" is not available",
+        ],
+        first: [
+            "`psql -h 127.0.0.1",
+            "CREATE EXTENSION IF NOT EXISTS vectors",
         ],
     },
     Defect {
@@ -207,6 +226,7 @@ const DEFECTS: &[Defect] = &[
             "FATAL: connecting to PostgreSQL: ",
             "database \"missing\" does not exist",
         ],
+        first: ["service `migrate` exited with code 1", "variant: "],
     },
 ];
 
@@ -218,6 +238,13 @@ fn rootless_each_defect_of_the_origin_is_named() {
     for defect in DEFECTS {
         let finished = bench.gate(&replaced(&documented(), defect.edits), &[]);
         finished.assert_code(defect.code);
+        let block = finished.stderr.lines();
+        let block = block.skip_while(|line| !line.starts_with("error: "));
+        let first: Vec<_> = block.take(3).collect();
+        for words in defect.first {
+            let is_there = first.iter().any(|line| line.contains(words));
+            assert!(is_there, "{}: `{words}`: {first:#?}", defect.what);
+        }
         for words in defect.words {
             assert!(
                 finished.stderr.contains(words),
@@ -246,8 +273,8 @@ fn rootless_the_missing_plugin_fails_the_variant_that_needs_it() {
     let finished = bench.gate(&file, &[]);
     finished.assert_code(1);
     for words in [
-        "error: nothing listens on port 9100: the app listens on 0.0.0.0:8080",
-        "else what serves 9100 did not start, and the log says why",
+        "` runs `/app/memory-plugin` in the background, and goes on without it, which the image has not\n  nothing listens \
+         on port 9100: the app listens on 0.0.0.0:8080\n  fix: copy `/app/memory-plugin` into the image",
         "/app/memory-plugin: not found",
         "variant memory-plugin-disabled: passed",
     ] {

@@ -150,7 +150,7 @@ pub(crate) struct RunArgs {
     /// Ignore ./smokegate.yaml
     #[arg(long)]
     pub(crate) no_file: bool,
-    /// Do not look in the image for what kept a container from starting or ended it
+    /// Do not lint the images that are run
     #[arg(long)]
     pub(crate) no_lint: bool,
     /// Run only this variant of the gate file (repeatable)

@@ -3,11 +3,14 @@
 mod args;
 mod attestation;
 mod commands;
+mod diagnosis;
 mod exit_code;
 mod failure;
+mod finding_record;
 mod gate_file;
 mod kept;
 mod limits;
+mod linting;
 mod network_record;
 mod pipeline;
 mod plan_document;

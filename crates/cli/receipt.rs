@@ -1,5 +1,6 @@
 //! The receipt: the record of a run as versioned JSON. Wire structs only; domain types are not serialised.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -10,9 +11,12 @@ use smokegate_registry::PushReport;
 use smokegate_sandbox::{ExitStatus as ProcessStatus, Storage};
 
 use crate::attestation::is_complete_pass;
+use crate::diagnosis::Diagnosis;
 use crate::exit_code::ExitStatus;
 use crate::failure::Failure;
+use crate::finding_record::{FindingRecord, ListenerRecord, finding_record, listener_records};
 use crate::gate_file::Prepared;
+use crate::linting::Findings;
 use crate::network_record::{NetworkRecord, network_record};
 use crate::plan_document;
 
@@ -139,6 +143,15 @@ pub(crate) struct VariantRecord {
     /// The cause in one sentence, when it did not pass.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) cause: Option<String>,
+    /// The kind of cause: the id of a rule of lint, or a word for what the run saw.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) cause_id: Option<String>,
+    /// What lint found in its images.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) findings: Vec<FindingRecord>,
+    /// What listened in the app's network namespace, where a probe did not pass.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) listening: Vec<ListenerRecord>,
     pub(crate) probes: Vec<ProbeRecord>,
     pub(crate) services: Vec<ServiceRecord>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -278,7 +291,13 @@ impl Receipt {
     }
 
     /// Adds what the gate decided.
-    pub(crate) fn record_verdict(&mut self, verdict: &Verdict, prepared: &Prepared) {
+    pub(crate) fn record_verdict(
+        &mut self,
+        verdict: &Verdict,
+        prepared: &Prepared,
+        diagnoses: &BTreeMap<String, Diagnosis>,
+        findings: &Findings,
+    ) {
         self.partial = prepared.partial;
         let services = prepared.services.iter().zip(&prepared.service_sources);
         self.services = services
@@ -294,7 +313,8 @@ impl Receipt {
             level: verdict.isolation.to_string(),
             not_tested: verdict.not_tested.clone(),
         });
-        self.variants = verdict.variants.iter().map(variant_record).collect();
+        let record = |variant| variant_record(variant, diagnoses, findings);
+        self.variants = verdict.variants.iter().map(record).collect();
         self.timings_ms.layers = millis(verdict.layers);
         let all = std::mem::take(&mut self.image.untested);
         let (tested, untested) = all
@@ -412,14 +432,24 @@ fn platform_record(image: &PlatformImage) -> PlatformRecord {
     }
 }
 
-fn variant_record(variant: &VariantVerdict) -> VariantRecord {
-    let cause = variant.cause();
+fn variant_record(
+    variant: &VariantVerdict,
+    diagnoses: &BTreeMap<String, Diagnosis>,
+    findings: &Findings,
+) -> VariantRecord {
+    let diagnosis = diagnoses.get(&variant.name);
     VariantRecord {
         name: variant.name.clone(),
         platform: variant.platform.clone(),
         stopped: variant.decision.was_stopped(),
         verdict: word(variant),
-        cause: (!cause.is_empty()).then(|| hidden(&cause)),
+        cause: diagnosis.map(|diagnosis| hidden(&diagnosis.cause)),
+        cause_id: diagnosis.map(|diagnosis| diagnosis.id.clone()),
+        findings: findings
+            .of_variant(&variant.name)
+            .map(|(container, one)| finding_record(container, &one.finding))
+            .collect(),
+        listening: listener_records(variant),
         probes: variant.probes.iter().map(probe_record).collect(),
         services: variant
             .services
@@ -464,7 +494,7 @@ fn probe_record(probe: &ProbeVerdict) -> ProbeRecord {
 }
 
 /// Words of an image, a gate file or a host, as a report may hold them.
-fn hidden(text: &str) -> String {
+pub(crate) fn hidden(text: &str) -> String {
     crate::printer::without_secrets(text).into_owned()
 }
 

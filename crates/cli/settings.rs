@@ -154,6 +154,25 @@ pub(crate) fn secret(secret: &Secret, dir: &Path) -> Result<SecretValue, String>
     Ok(SecretValue::new(value))
 }
 
+/// The level of x86-64 that this machine has (x86-64 psABI, "Micro-Architecture Levels"); `None` on others.
+pub(crate) fn cpu_level() -> Option<u8> {
+    #[cfg(target_arch = "x86_64")]
+    {
+        macro_rules! has {
+            ($($feature:tt),*) => { $(std::arch::is_x86_feature_detected!($feature))&&* };
+        }
+        let v2 = has!("cmpxchg16b", "popcnt", "sse3", "sse4.1", "sse4.2", "ssse3");
+        let v3 = v2
+            && has!(
+                "avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "lzcnt", "movbe"
+            );
+        let v4 = v3 && has!("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl");
+        Some(1 + u8::from(v2) + u8::from(v3) + u8::from(v4))
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    None
+}
+
 /// How many variants run side by side where nobody says.
 pub(crate) fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)

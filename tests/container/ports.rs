@@ -28,7 +28,7 @@ fn last_words(run_as: RunAs) {
     assert_eq!(lines.len(), 20_002);
     assert_eq!(bench.context.receipt()["variants"][0]["log_lines"], 20_002);
     assert!(
-        run.stderr.contains("last 20 of 20002 lines"),
+        run.stderr.contains("last 15 of 20002 lines"),
         "{}",
         run.stderr
     );

@@ -7,10 +7,11 @@ use crate::Result;
 use crate::workspace::{is_installed, is_root};
 
 /// A program and the package it is in.
-const PROGRAMS: [(&str, &str); 9] = [
+const PROGRAMS: [(&str, &str); 10] = [
     ("cc", "gcc"),
     ("docker-registry", "docker-registry"),
     ("mmdebstrap", "mmdebstrap"),
+    ("musl-gcc", "musl-tools"),
     ("newuidmap", "uidmap"),
     ("openssl", "openssl"),
     ("setpriv", "util-linux"),

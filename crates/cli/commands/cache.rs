@@ -1,6 +1,9 @@
 //! `smokegate cache`: the layer store.
 
+use std::path::Path;
+
 use serde_json::json;
+use smokegate_lint::IndexStore;
 use smokegate_rootfs::ListedLayer;
 
 use crate::args::{CacheCommand, CommonArgs, Format};
@@ -27,10 +30,9 @@ pub(crate) async fn run(
         CacheCommand::List => (smokegate_sandbox::list_store(&root)?, "in the store"),
         CacheCommand::Prune { older_than } => {
             let id_map = settings::best_id_map();
-            (
-                smokegate_sandbox::prune_store(&root, &id_map, *older_than).await?,
-                "removed",
-            )
+            let removed = smokegate_sandbox::prune_store(&root, &id_map, *older_than).await?;
+            forget_indexes(&root)?;
+            (removed, "removed")
         }
     };
     let bytes: u64 = layers.iter().map(|layer| layer.bytes).sum();
@@ -48,6 +50,19 @@ pub(crate) async fn run(
         }
     }
     Ok(ExitStatus::Success)
+}
+
+/// Removes what lint keeps of layers that are no longer in the store.
+fn forget_indexes(root: &Path) -> Result<(), Failure> {
+    let left = smokegate_sandbox::list_store(root)?;
+    let left: Vec<_> = left.into_iter().map(|layer| layer.diff_id).collect();
+    let Some(indexes) = IndexStore::in_store(root) else {
+        return Ok(());
+    };
+    indexes.retain(&left).map_err(|error| {
+        let text = format!("cannot prune the indexes in `{}`: {error}", root.display());
+        Failure::new(ExitStatus::Host, text)
+    })
 }
 
 fn as_json(layer: &ListedLayer) -> serde_json::Value {

@@ -43,14 +43,13 @@ pub(crate) async fn run(
     let prepared = target
         .prepare(&image, &settings.id_map, &mut receipt)
         .await?;
-    let (verdict, keeper) =
-        super::gate(&image, &prepared, &settings, &mut receipt, printer).await?;
-    let causes = super::lint::explain(&args.run, &image, &prepared, &verdict).await;
+    let lint = super::lint_settings(&args.run, file.as_ref(), &settings)?;
+    let (judged, keeper) =
+        super::gate(&image, &prepared, &settings, lint, &mut receipt, printer).await?;
     let status = super::report(
         &receipt,
-        &verdict,
+        &judged,
         &prepared,
-        &causes,
         &settings.report_dir,
         common.format,
         &[],

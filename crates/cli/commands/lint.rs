@@ -1,17 +1,16 @@
 //! `smokegate lint`: why the entrypoint could not start, without running it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use serde_json::json;
-use smokegate_gate::{Decision, Reason, VariantPlan, Verdict};
-use smokegate_image::{Digest, Image, ImageConfig, PlatformImage, with_causes};
-use smokegate_lint::{Finding, ImageTree, LayerIndex, Severity, Subject, lint};
-use smokegate_rootfs::ErrorKind;
+use smokegate_image::Image;
+use smokegate_lint::{Finding, IndexStore, Severity, Subject, lint};
 
-use crate::args::{CommonArgs, Format, LintArgs, RunArgs};
+use crate::args::{CommonArgs, Format, LintArgs};
 use crate::exit_code::ExitStatus;
 use crate::failure::Failure;
-use crate::gate_file::{LoadedFile, Prepared};
+use crate::gate_file::LoadedFile;
+use crate::linting;
 use crate::pipeline;
 use crate::printer::{Printer, harmless};
 use crate::report::sarif;
@@ -33,9 +32,12 @@ pub(crate) async fn run(
         .open("image", args.source.image, options, Needed::Layers)
         .await?;
     let image = opened.image;
+    // Who has no home has no store, and needs none for this.
+    let store = settings::store(common).ok();
+    let indexes = store.and_then(|store| IndexStore::in_store(&store));
     let findings = pipeline::blocking({
         let image = image.clone();
-        move || examine(image.selected(), variables)
+        move || examine(&image, variables, indexes.as_ref())
     })
     .await??;
     match common.format {
@@ -58,113 +60,16 @@ pub(crate) async fn run(
 }
 
 fn examine(
-    image: &PlatformImage,
+    image: &Image,
     variables: Option<BTreeSet<String>>,
+    indexes: Option<&IndexStore>,
 ) -> Result<Vec<Finding>, Failure> {
-    let tree = tree(image)?;
+    let platform = image.selected();
+    let tree = linting::tree(platform, image.limits(), indexes)?;
     Ok(lint(&Subject {
         variables,
-        ..Subject::new(&tree, &image.config)
+        ..Subject::new(&tree, &platform.config)
     }))
-}
-
-/// For each variant whose app did not start or ended: the first error that lint finds in what it ran; nothing with
-/// `--no-lint`.
-///
-/// Layers are read for those alone, so that a run that passes is not slower. A layer that cannot be read explains
-/// nothing; whoever ran it has said so.
-pub(super) async fn explain(
-    run: &RunArgs,
-    image: &Image,
-    prepared: &Prepared,
-    verdict: &Verdict,
-) -> BTreeMap<String, Finding> {
-    if run.no_lint {
-        return BTreeMap::new();
-    }
-    let ended = |plan: &&VariantPlan| {
-        let mut verdicts = verdict.variants.iter();
-        verdicts.any(|variant| variant.name == plan.name && has_ended(&variant.decision))
-    };
-    let plans = prepared.plan.variants.iter().filter(ended).cloned();
-    let (plans, image) = (plans.collect::<Vec<_>>(), image.clone());
-    let explained = pipeline::blocking(move || {
-        let mut trees = BTreeMap::new();
-        let mut explained = BTreeMap::new();
-        for plan in plans {
-            let platform = &image.platforms()[plan.platform];
-            let tree = trees
-                .entry(plan.platform)
-                .or_insert_with(|| tree(platform).ok());
-            if let Some(finding) = tree
-                .as_ref()
-                .and_then(|tree| cause_of(&plan, platform, tree))
-            {
-                explained.insert(plan.name, finding);
-            }
-        }
-        explained
-    });
-    explained.await.unwrap_or_default()
-}
-
-fn has_ended(decision: &Decision) -> bool {
-    matches!(
-        decision,
-        Decision::Failed(Reason::NotStarted(_) | Reason::Exited(_) | Reason::Completed { .. })
-    )
-}
-
-/// What is mounted over the image may be what lint misses in it.
-fn cause_of(plan: &VariantPlan, image: &PlatformImage, tree: &ImageTree) -> Option<Finding> {
-    let app = &plan.app;
-    // The health check is not what ended it.
-    let config = ImageConfig {
-        healthcheck: None,
-        ..image.config.clone()
-    };
-    let findings = lint(&Subject {
-        argv: app.args.clone(),
-        env: app.env.clone(),
-        user: app.user.clone(),
-        working_dir: app.working_dir.clone(),
-        ..Subject::new(tree, &config)
-    });
-    let is_mounted = |finding: &Finding| {
-        let mut places = finding.evidence.iter();
-        places.any(|place| {
-            app.volumes
-                .iter()
-                .any(|volume| place.path.starts_with(&volume.target))
-        })
-    };
-    let mut errors = findings
-        .into_iter()
-        .filter(|finding| finding.severity == Severity::Error);
-    errors.find(|finding| !is_mounted(finding))
-}
-
-fn tree(image: &PlatformImage) -> Result<ImageTree, Failure> {
-    let limits = smokegate_rootfs::Limits::default();
-    let mut indexes = Vec::new();
-    for layer in &image.layers {
-        let index = layer
-            .open_tar()
-            .map_err(smokegate_rootfs::Error::Read)
-            .and_then(|tar| LayerIndex::read(tar, &limits))
-            .map_err(|error| unreadable(layer.blob.digest(), &error))?;
-        indexes.push(index);
-    }
-    Ok(ImageTree::new(&indexes))
-}
-
-fn unreadable(layer: &Digest, error: &smokegate_rootfs::Error) -> Failure {
-    let status = match error.kind() {
-        ErrorKind::Image => ExitStatus::Image,
-        ErrorKind::Host => ExitStatus::Host,
-    };
-    Failure::new(status, format!("layer {layer}: {}", with_causes(error)))
-        .hint("build or copy the image again")
 }
 
 fn show(image: &Image, findings: &[Finding], printer: Printer) {

@@ -10,7 +10,7 @@ mod push;
 mod ship;
 mod verify;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -19,7 +19,7 @@ use clap::Parser;
 use clap::error::ErrorKind;
 use smokegate_gate::{VariantVerdict, Verdict};
 use smokegate_image::{Image, OpenOptions};
-use smokegate_lint::Finding;
+use smokegate_lint::Severity;
 use smokegate_sandbox::{IdMap, Isolation, Wall};
 
 use crate::args::{
@@ -27,10 +27,12 @@ use crate::args::{
     RunArgs, SourceArgs,
 };
 use crate::attestation::{SigningKey, Trust};
+use crate::diagnosis::{Diagnosis, diagnoses};
 use crate::exit_code::ExitStatus;
 use crate::failure::Failure;
 use crate::gate_file::{LoadedFile, Prepared, ServiceSources};
 use crate::kept::{self, Keeper};
+use crate::linting::{Findings, LintSettings, Linting};
 use crate::pipeline::{self, GateSettings};
 use crate::plan_document;
 use crate::printer::Printer;
@@ -331,20 +333,40 @@ fn check_isolation(file: Option<&LoadedFile>, id_map: &IdMap) -> Result<(), Fail
     }
 }
 
-/// Runs every variant and records the verdict; the receipt is written also when there is none.
+/// A verdict, and why.
+struct Judged {
+    verdict: Verdict,
+    findings: Findings,
+    /// Of each variant that did not pass.
+    diagnoses: BTreeMap<String, Diagnosis>,
+}
+
+/// Runs every variant, with lint beside it, and records the verdict; the receipt is written also when there is none.
 async fn gate(
     image: &Image,
     prepared: &Prepared,
     settings: &GateSettings,
+    lint: Option<LintSettings>,
     receipt: &mut Receipt,
     printer: Printer,
-) -> Result<(Verdict, Option<Keeper>), Failure> {
+) -> Result<(Judged, Option<Keeper>), Failure> {
     // Before anything runs: a report that cannot be written is found out now.
     write_reports(receipt, &settings.report_dir)?;
+    let linting = match lint {
+        Some(lint) => Linting::begin(image, prepared, lint),
+        None => Linting::none(),
+    };
     match pipeline::gate(image, prepared, settings, printer).await {
         Ok((verdict, keeper)) => {
-            receipt.record_verdict(&verdict, prepared);
-            Ok((verdict, keeper))
+            let findings = linting.end().await;
+            let diagnoses = diagnoses(&verdict, &findings);
+            receipt.record_verdict(&verdict, prepared, &diagnoses, &findings);
+            let judged = Judged {
+                verdict,
+                findings,
+                diagnoses,
+            };
+            Ok((judged, keeper))
         }
         Err(failure) => {
             receipt.record_failure(&failure);
@@ -354,22 +376,54 @@ async fn gate(
     }
 }
 
+/// What lint needs for a run; `None` where it is not wanted.
+fn lint_settings(
+    run: &RunArgs,
+    file: Option<&LoadedFile>,
+    settings: &GateSettings,
+) -> Result<Option<LintSettings>, Failure> {
+    if run.no_lint {
+        return Ok(None);
+    }
+    Ok(Some(LintSettings {
+        store: settings.store.clone(),
+        variables: file.map(LoadedFile::variables).transpose()?,
+    }))
+}
+
+/// Shows what lint sees in an image that passed: the run is the judge, and may not have come by it.
+fn show_findings(judged: &Judged, printer: Printer) {
+    let passed = judged.verdict.variants.iter();
+    let passed = passed.filter(|variant| variant.decision.passed());
+    let mut shown = BTreeSet::new();
+    for variant in passed {
+        for (container, one) in judged.findings.of_variant(&variant.name) {
+            let (id, severity) = (one.finding.id, one.finding.severity);
+            let message = &one.finding.message;
+            let is_worth_it = severity >= Severity::Warning && container == smokegate_gate::APP;
+            if is_worth_it && shown.insert((id, message)) {
+                printer.step(format!("lint: {severity}[{id}]: {message}"));
+            }
+        }
+    }
+}
+
 /// Writes the receipt and what belongs beside it; shows failures; the exit code of the run.
 #[allow(clippy::too_many_arguments)] // each of another kind, and all of them from the two callers' ends
 fn report(
     receipt: &Receipt,
-    verdict: &Verdict,
+    judged: &Judged,
     prepared: &Prepared,
-    causes: &BTreeMap<String, Finding>,
     report_dir: &Path,
     format: Format,
     refs: &[String],
     printer: Printer,
 ) -> Result<ExitStatus, Failure> {
+    let verdict = &judged.verdict;
     let details: Vec<_> = verdict
         .variants
         .iter()
-        .map(|variant| details_of(variant, prepared, causes, report_dir))
+        .map(|variant| details_of(variant, prepared, judged, report_dir))
         .collect();
     write_details(receipt, &details, report_dir)?;
     let actions = settings::actions();
@@ -401,7 +455,11 @@ fn report(
                 .iter()
                 .filter(|one| failed().any(|failed| failed.name == one.name))
             {
-                github::annotate(printer, &variant.name, &variant.cause());
+                github::annotate(
+                    printer,
+                    &variant.name,
+                    &judged.diagnoses[&variant.name].cause,
+                );
             }
         }
         if let Err(error) = github::record(actions, receipt, refs) {
@@ -410,6 +468,7 @@ fn report(
             ));
         }
     }
+    show_findings(judged, printer);
     let mut status = ExitStatus::Success;
     for failure in failed().filter_map(|variant| variant.failure.as_ref()) {
         failure.show(printer, fence.as_ref());
@@ -426,7 +485,7 @@ fn report(
 fn details_of(
     variant: &VariantVerdict,
     prepared: &Prepared,
-    causes: &BTreeMap<String, Finding>,
+    judged: &Judged,
     report_dir: &Path,
 ) -> VariantDetails {
     let mut plans = prepared.plan.variants.iter();
@@ -436,10 +495,7 @@ fn details_of(
         return VariantDetails::new(variant, cases, None);
     }
     let logs = report_dir.join("logs").join(&variant.name);
-    let mut failure = Failure::of_variant(variant, &logs);
-    if let Some(finding) = causes.get(&variant.name) {
-        failure.explain(finding);
-    }
+    let failure = Failure::of_variant(variant, &judged.diagnoses[&variant.name], &logs);
     VariantDetails::new(variant, cases, Some(failure))
 }
 

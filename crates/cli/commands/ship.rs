@@ -80,15 +80,16 @@ pub(crate) async fn run(
 
     let image = pipeline::compress(image, args.publish.compress, spool, printer).await?;
     let mut receipt = Receipt::new(named, &image, took);
-    let (verdict, keeper) =
-        super::gate(&image, &prepared, &settings, &mut receipt, printer).await?;
+    let lint = super::lint_settings(&args.run, file.as_ref(), &settings)?;
+    let (judged, keeper) =
+        super::gate(&image, &prepared, &settings, lint, &mut receipt, printer).await?;
 
     let options = settings::push_options(&args.publish.tags, &settings.report_dir);
     let attachment = || {
         let wanted = args.publish.attach_receipt;
         wanted.then(|| Attachment::new(&receipt, &image, key.as_ref()))
     };
-    let published = match verdict.clear(image.clone()) {
+    let published = match judged.verdict.clear(image.clone()) {
         Err(_) => Ok(()),
         Ok(cleared) if args.publish.tags.dry_run => {
             let image = pipeline::with_receipt(cleared.get(), attachment().as_ref());
@@ -99,7 +100,7 @@ pub(crate) async fn run(
             let attachment = attachment();
             pipeline::publish_cleared(
                 &cleared,
-                &verdict.manifests,
+                &judged.verdict.manifests,
                 attachment.as_ref(),
                 publisher,
                 &targets,
@@ -114,12 +115,10 @@ pub(crate) async fn run(
         receipt.record_failure(failure);
     }
     let refs = super::published_refs(&receipt);
-    let causes = super::lint::explain(&args.run, &image, &prepared, &verdict).await;
     let status = super::report(
         &receipt,
-        &verdict,
+        &judged,
         &prepared,
-        &causes,
         &settings.report_dir,
         common.format,
         &refs,

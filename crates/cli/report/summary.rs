@@ -1,5 +1,6 @@
 //! `summary.md`: the run as a table, also for GitHub's and Gitea's step summary.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 
 use crate::receipt::{Receipt, VariantRecord, VerdictWord};
@@ -42,6 +43,7 @@ pub(crate) fn markdown(receipt: &Receipt) -> String {
             );
         }
     }
+    text.push_str(&findings(receipt));
     if let Some(isolation) = &receipt.isolation {
         let _ = writeln!(text, "\nIsolation: {}", isolation.level);
         for what in &isolation.not_tested {
@@ -60,6 +62,25 @@ pub(crate) fn markdown(receipt: &Receipt) -> String {
         );
     }
     text
+}
+
+/// What lint found, each once however many variants have it.
+fn findings(receipt: &Receipt) -> String {
+    let mut told = BTreeSet::new();
+    let mut text = String::new();
+    for variant in &receipt.variants {
+        for one in &variant.findings {
+            if told.insert((&one.container, &one.id, &one.message)) {
+                let (severity, id) = (&one.severity, &one.id);
+                let (whose, message) = (cell(&one.container), cell(&one.message));
+                let _ = writeln!(text, "- lint: {severity} `{id}` in {whose}: {message}");
+            }
+        }
+    }
+    match text.is_empty() {
+        true => text,
+        false => format!("\n{text}"),
+    }
 }
 
 /// What was asked of the app, in words.

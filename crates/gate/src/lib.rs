@@ -6,6 +6,7 @@
 
 mod clearance;
 mod container_run;
+mod diagnosis;
 mod draft;
 mod egress;
 mod event;
@@ -33,6 +34,7 @@ mod variant;
 mod verdict;
 
 pub use clearance::{Blocked, Cleared};
+pub use diagnosis::LogSlice;
 pub use egress::{Destination, EgressConnection};
 pub use event::Event;
 pub use http_probe::{BodyCheck, HttpProbe, Scheme};

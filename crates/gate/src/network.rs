@@ -70,7 +70,7 @@ impl RunningNetwork {
         };
         for (name, ip) in &self.addresses {
             // Of a container that has ended, nothing listens.
-            let listening = sandbox.listeners(name).await.unwrap_or_default();
+            let listening = sandbox.listeners(name, false).await.unwrap_or_default();
             report.listening.push((name.clone(), listening));
             if plan.network == Network::Shared && name != APP {
                 continue;

@@ -287,6 +287,7 @@ mod tests {
     fn report(network: Network, reached: ContainerReached) -> NetworkReport {
         let listener = |address: &str| Listener {
             address: address.parse().unwrap(),
+            program: None,
         };
         let address =
             |host: u8| Ipv4Addr::new(10, 88, 0, if network == Network::Shared { 1 } else { host });

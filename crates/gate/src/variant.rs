@@ -632,7 +632,7 @@ impl<'a> Variant<'a> {
                     probe: not_passed.probe,
                     why: not_passed.why,
                     after,
-                    listening: sandbox.listeners(&app.name).await.unwrap_or_default(),
+                    listening: sandbox.listeners(&app.name, true).await.unwrap_or_default(),
                     other_path: other_path(asked, last.as_ref(), sandbox, &app.name).await,
                     last,
                 })

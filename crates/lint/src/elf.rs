@@ -3,6 +3,7 @@
 use object::elf;
 use object::read::elf::{Dyn, FileHeader, ProgramHeader};
 use object::{Endianness, ReadRef, StringTable};
+use serde::{Deserialize, Serialize};
 use std::cell::Cell;
 
 /// How much of a file's beginning is kept while it is read. The tables of names and versions stand there.
@@ -17,7 +18,7 @@ const MAX_NAME_BYTES: usize = 256 << 10;
 const MAX_INTERPRETER: usize = 4096;
 
 /// An ELF program or library.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Elf {
     /// `e_machine`.
     pub(crate) machine: u16,
@@ -33,6 +34,8 @@ pub(crate) struct Elf {
     /// Library and the symbol versions that are needed of it; weak ones are left out.
     pub(crate) versions_needed: Vec<(String, Vec<String>)>,
     pub(crate) versions_defined: Vec<String>,
+    /// The level of x86-64 it says it needs, 2 to 4 (x86-64 psABI, "ISA needed" of the GNU property note).
+    pub(crate) cpu_level: Option<u8>,
 }
 
 /// Keeps of a stream what [`Elf`] needs.
@@ -169,6 +172,7 @@ fn parse<H: FileHeader<Endian = Endianness>>(kept: &Kept, is_whole: bool) -> Res
         soname: None,
         versions_needed: Vec::new(),
         versions_defined: Vec::new(),
+        cpu_level: None,
     };
     match parse_tables(kept, header, endian, bare.clone()) {
         Err(_) if !is_whole => Ok(bare),
@@ -199,6 +203,9 @@ fn parse_tables<H: FileHeader<Endian = Endianness>>(
         if let Some(entries) = segment.dynamic(endian, kept).map_err(wrong)? {
             dynamic = Some(entries);
         }
+    }
+    if elf::Machine(found.machine) == elf::EM_X86_64 {
+        found.cpu_level = cpu_level::<H>(segments, endian, kept);
     }
     let Some(dynamic) = dynamic else {
         return Ok(found);
@@ -261,6 +268,32 @@ fn parse_tables<H: FileHeader<Endian = Endianness>>(
         found.versions_defined = versions_defined(kept, endian, start, &name)?;
     }
     Ok(found)
+}
+
+/// The highest bit of the property says what the linker asks for: the baseline, v2, v3 or v4. Notes that cannot be read
+/// ask for nothing, as they do of the dynamic linker.
+fn cpu_level<H: FileHeader<Endian = Endianness>>(
+    segments: &[H::ProgramHeader],
+    endian: Endianness,
+    kept: &Kept,
+) -> Option<u8> {
+    let mut bits = 0;
+    for segment in segments {
+        let Ok(Some(mut notes)) = segment.notes(endian, kept) else {
+            continue;
+        };
+        while let Ok(Some(note)) = notes.next() {
+            let Some(mut properties) = note.gnu_properties(endian) else {
+                continue;
+            };
+            while let Ok(Some(property)) = properties.next() {
+                if property.pr_type() == elf::GNU_PROPERTY_X86_ISA_1_NEEDED {
+                    bits |= property.data_u32(endian).unwrap_or(0);
+                }
+            }
+        }
+    }
+    (2..=4).rev().find(|level| bits & (1 << (level - 1)) != 0)
 }
 
 /// The chain at DT_VERNEED: a library, and its own chain of versions (Linux Standard Base, symbol versioning).

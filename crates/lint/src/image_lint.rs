@@ -34,6 +34,8 @@ pub struct Subject<'a> {
     pub working_dir: String,
     /// Names of the environment variables that any variant sets, where it is known which variants there are.
     pub variables: Option<BTreeSet<String>>,
+    /// The level of x86-64, 1 to 4, of the machine that runs it; `None` asks about no machine.
+    pub cpu_level: Option<u8>,
 }
 
 impl<'a> Subject<'a> {
@@ -47,6 +49,7 @@ impl<'a> Subject<'a> {
             user: config.user.clone(),
             working_dir: config.working_dir.clone(),
             variables: None,
+            cpu_level: None,
         }
     }
 }
@@ -72,6 +75,7 @@ pub fn lint(subject: &Subject<'_>) -> Vec<Finding> {
         working_dir,
         who: &who,
         architecture: &subject.config.architecture,
+        cpu_level: subject.cpu_level,
     };
     if subject.argv.is_empty() {
         findings.push(

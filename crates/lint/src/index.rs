@@ -2,6 +2,7 @@
 
 use std::io::BufRead;
 
+use serde::{Deserialize, Serialize};
 use smokegate_image::LayerTar;
 use smokegate_rootfs::{Entry, EntryData, EntryKind, Error, LayerVisitor, Limits, scan_layer};
 
@@ -17,7 +18,7 @@ const MAX_TEXTS: usize = 64 << 20;
 const MAX_SHEBANG: usize = 256;
 
 /// The entries of one layer, in their order.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LayerIndex {
     pub(crate) entries: Vec<IndexEntry>,
     /// Bytes of all texts.
@@ -25,7 +26,7 @@ pub struct LayerIndex {
 }
 
 /// One of them.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct IndexEntry {
     /// Below the root, without leading slash, any bytes.
     pub(crate) path: Vec<u8>,
@@ -35,7 +36,7 @@ pub(crate) struct IndexEntry {
     pub(crate) gid: u32,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum IndexKind {
     Dir,
     File(FileSummary),
@@ -48,13 +49,13 @@ pub(crate) enum IndexKind {
 }
 
 /// What is known of a regular file's content.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct FileSummary {
     pub(crate) size: u64,
     pub(crate) content: Content,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Content {
     /// An ELF file that the kernel and the dynamic linker would take, as far as it was read.
     Elf(Box<Elf>),

@@ -22,6 +22,8 @@ pub(crate) struct Programs<'a> {
     pub(crate) who: &'a Who,
     /// As in `linux/amd64`.
     pub(crate) architecture: &'a str,
+    /// The level of x86-64 that the machine has, where one is asked about.
+    pub(crate) cpu_level: Option<u8>,
 }
 
 /// Who starts a program; decides what is an error and how it is called.
@@ -453,6 +455,25 @@ impl<'a> Programs<'a> {
                 )
                 .at(path, format!("ELF e_type {}", elf.kind))
                 .fix("link it"),
+            ];
+        }
+        if let (Some(needed), Some(has)) = (elf.cpu_level, self.cpu_level)
+            && needed > has
+        {
+            let level = |level: u8| match level {
+                1 => "x86-64".to_owned(),
+                level => format!("x86-64-v{level}"),
+            };
+            let (needed, has) = (level(needed), level(has));
+            return vec![
+                Finding::error(
+                    "cpu-level",
+                    format!("`{path}` needs a CPU of level {needed}, and this machine's has {has}"),
+                )
+                .at(path, format!("GNU property: ISA needed {needed}"))
+                .fix(format!(
+                    "build it for {has}, or run it on a machine like those of production"
+                )),
             ];
         }
         let Some(interpreter) = &elf.interpreter else {

@@ -6,9 +6,17 @@ use std::path::Path;
 use smokegate_image::{Image, ImageSource, OpenOptions};
 use smokegate_lint::{Finding, ImageTree, LayerIndex, Severity, Subject, lint};
 use smokegate_rootfs::Limits;
-use smokegate_test_support::{BuiltImage, ImageFixture, Need, debian_image, fixture_dir, require};
+use smokegate_test_support::{
+    BuiltImage, Entry, EntryKind, FileContent, ImageFixture, LayerContent, Need, debian_image,
+    fixture_dir, require,
+};
 
 fn findings(image: &BuiltImage) -> Vec<Finding> {
+    findings_on(image, None)
+}
+
+/// On a machine of this level of x86-64.
+fn findings_on(image: &BuiltImage, cpu_level: Option<u8>) -> Vec<Finding> {
     let dir = tempfile::tempdir().unwrap();
     let archive = dir.path().join("image.tar");
     image.write_oci_archive(&archive, None);
@@ -21,7 +29,11 @@ fn findings(image: &BuiltImage) -> Vec<Finding> {
         .iter()
         .map(|layer| LayerIndex::read(layer.open_tar().unwrap(), &Limits::default()).unwrap());
     let layers: Vec<_> = layers.collect();
-    lint(&Subject::new(&ImageTree::new(&layers), &image.config))
+    let tree = ImageTree::new(&layers);
+    lint(&Subject {
+        cpu_level,
+        ..Subject::new(&tree, &image.config)
+    })
 }
 
 fn recipes(dir: &Path) -> Vec<(String, String)> {
@@ -110,6 +122,51 @@ fn root_debian_images_have_no_alarm() {
     ] {
         assert_no_alarm(name, &debian_image(name));
     }
+}
+
+/// The linker of this machine writes what level a program needs.
+#[test]
+fn a_program_for_a_newer_cpu_is_an_error_on_an_older_one() {
+    if !cfg!(target_arch = "x86_64") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("source.c"), "void _start(void) {}").unwrap();
+    let built = std::process::Command::new("cc")
+        .args(["source.c", "-o", "program", "-static", "-nostdlib"])
+        .arg("-Wl,-z,x86-64-v3")
+        .current_dir(&dir)
+        .output()
+        .unwrap();
+    assert!(built.status.success(), "{built:?}");
+    let bytes = fs::read(dir.path().join("program")).unwrap();
+    let mut image = ImageFixture::parse("entrypoint: /app\n\nlayer\n").unwrap();
+    if let LayerContent::Entries(entries) = &mut image.layers[0].content {
+        entries.push(Entry {
+            name: "app".to_owned(),
+            kind: EntryKind::File(FileContent::Text(bytes)),
+            mode: 0o755,
+            uid: 0,
+            gid: 0,
+        });
+    }
+    let image = image.build();
+    for (level, ids) in [
+        (None, &[][..]),
+        (Some(4), &[]),
+        (Some(3), &[]),
+        (Some(2), &["cpu-level"]),
+        (Some(1), &["cpu-level"]),
+    ] {
+        let found = findings_on(&image, level);
+        let found: Vec<_> = found.iter().map(|finding| finding.id).collect();
+        assert_eq!(found, ids, "{level:?}");
+    }
+    let finding = &findings_on(&image, Some(2))[0];
+    assert_eq!(
+        finding.message,
+        "`/app` needs a CPU of level x86-64-v3, and this machine's has x86-64-v2"
+    );
 }
 
 fn assert_no_alarm(name: &str, image: &BuiltImage) {

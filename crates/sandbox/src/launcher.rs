@@ -333,13 +333,19 @@ impl Sandbox {
         self.cgroups.exceeded_memory(container)
     }
 
-    /// What listens in a container's network namespace, on any address.
+    /// What listens in a container's network namespace, on any address; on request with the programs, which takes a
+    /// look at every descriptor of the pod.
     ///
     /// # Errors
     /// [`SandboxError::NoSuchContainer`] when it is not running.
-    pub async fn listeners(&self, container: &str) -> Result<Vec<Listener>, SandboxError> {
+    pub async fn listeners(
+        &self,
+        container: &str,
+        with_programs: bool,
+    ) -> Result<Vec<Listener>, SandboxError> {
         let body = RequestBody::Listeners {
             container: container.to_owned(),
+            with_programs,
         };
         match self.request(body, &[]).await?.0 {
             Answer::Listeners(listeners) => Ok(listeners),

@@ -210,10 +210,12 @@ pub struct IdRefusal {
 }
 
 /// A socket that waits for connections in a container's network namespace.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Listener {
     /// The address it is bound to.
     pub address: SocketAddr,
+    /// Name of the program that has it (the `comm` of proc(5)), where that was asked for and found.
+    pub program: Option<String>,
 }
 
 /// What a container reached for in vain, as its network namespace counted it.

@@ -47,7 +47,10 @@ pub(crate) enum RequestBody {
     /// End what an `Exec` started, named by the number of that request; without an answer.
     Kill { process: u64 },
     /// Say what listens in a container's network namespace.
-    Listeners { container: String },
+    Listeners {
+        container: String,
+        with_programs: bool,
+    },
     /// Say what a container reached for in vain; it may have ended.
     Reached { container: String },
 }

@@ -23,6 +23,8 @@ pub enum Need {
     Moto,
     /// A program that makes root filesystems from Debian packages, and the right to run it.
     Mmdebstrap,
+    /// `musl-gcc`, which makes programs as Alpine's are.
+    MuslTools,
     /// `openssl`, for test certificates.
     Openssl,
     /// `skopeo`, an independent reader of images.
@@ -82,6 +84,7 @@ impl Need {
             Self::Cgroups => "cgroups",
             Self::Moto => "moto",
             Self::Mmdebstrap => "mmdebstrap",
+            Self::MuslTools => "musl-gcc",
             Self::Openssl => "openssl",
             Self::Skopeo => "skopeo",
             Self::Strace => "strace",
@@ -99,6 +102,10 @@ impl Need {
             Self::Moto => match find_program("moto_server") {
                 Some(_) => Ok(()),
                 None => Err("needs `moto_server`: pip install 'moto[server]'".to_owned()),
+            },
+            Self::MuslTools => match find_program("musl-gcc") {
+                Some(_) => Ok(()),
+                None => Err("needs `musl-gcc`: apt-get install musl-tools".to_owned()),
             },
             Self::Mmdebstrap if !is_root() => Err("mmdebstrap needs root".to_owned()),
             Self::DockerRegistry

@@ -18,6 +18,7 @@ mod executor;
 mod firewall;
 mod id_watch;
 mod init;
+mod listeners;
 mod net_ns;
 mod netlink;
 mod nft;

@@ -3,7 +3,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::io::Errno;
@@ -13,6 +13,7 @@ use rustix::net::{
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 
 use super::firewall::{self, Border};
+use super::listeners::listeners;
 use super::netlink::RouteSocket;
 use super::user_ns::unshare;
 use crate::error::{HostError, Step};
@@ -235,8 +236,8 @@ impl PodNetwork {
     }
 
     /// What listens in the network namespace of a process, but for what we listen on.
-    pub(super) fn listeners(&self, pid: i32) -> Vec<Listener> {
-        let mut found = listeners(pid);
+    pub(super) fn listeners(&self, pid: i32, with_programs: bool) -> Vec<Listener> {
+        let mut found = listeners(pid, with_programs);
         found.retain(|listener| !self.own.contains(&listener.address));
         found
     }
@@ -340,66 +341,4 @@ fn own_socket(kind: SocketType, port: u16) -> io::Result<OwnedFd> {
 
 fn own_namespace() -> io::Result<File> {
     File::open("/proc/self/ns/net")
-}
-
-/// What listens in the network namespace of a process, by its `/proc/PID/net/tcp` and `tcp6` (proc(5)).
-fn listeners(pid: i32) -> Vec<Listener> {
-    let mut found = Vec::new();
-    for file in ["tcp", "tcp6"] {
-        let text = fs::read_to_string(format!("/proc/{pid}/net/{file}")).unwrap_or_default();
-        found.extend(text.lines().skip(1).filter_map(parse_listener));
-    }
-    found
-}
-
-/// Reads one line of /proc/net/tcp{,6}: `sl local_address rem_address st …`, numbers in hex, addresses in
-/// the byte order of the machine, state 0A is LISTEN.
-fn parse_listener(line: &str) -> Option<Listener> {
-    let mut fields = line.split_ascii_whitespace().skip(1);
-    let (local, _remote, state) = (fields.next()?, fields.next()?, fields.next()?);
-    if state != "0A" {
-        return None;
-    }
-    let (hex, port) = local.split_once(':')?;
-    let port = u16::from_str_radix(port, 16).ok()?;
-    let mut bytes = Vec::new();
-    for at in (0..hex.len()).step_by(8) {
-        bytes.extend(
-            u32::from_str_radix(hex.get(at..at + 8)?, 16)
-                .ok()?
-                .to_ne_bytes(),
-        );
-    }
-    let ip = match bytes.len() {
-        4 => IpAddr::V4(Ipv4Addr::from(<[u8; 4]>::try_from(bytes).ok()?)),
-        16 => IpAddr::V6(Ipv6Addr::from(<[u8; 16]>::try_from(bytes).ok()?)),
-        _ => return None,
-    };
-    Some(Listener {
-        address: SocketAddr::new(ip, port),
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn listening_sockets_are_read_from_proc() {
-        let tcp =
-            "   0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000  0 0 1";
-        assert_eq!(
-            parse_listener(tcp).unwrap().address,
-            "127.0.0.1:8080".parse().unwrap()
-        );
-        let tcp6 =
-            "   0: 00000000000000000000000000000000:0050 00000000000000000000000000000000:0000 0A";
-        assert_eq!(
-            parse_listener(tcp6).unwrap().address,
-            "[::]:80".parse().unwrap()
-        );
-        let connected = "   1: 0100007F:1F90 0100007F:1F91 01 00000000:00000000";
-        assert!(parse_listener(connected).is_none());
-        assert!(parse_listener("").is_none());
-    }
 }

@@ -258,10 +258,13 @@ impl Pod<'_> {
                     None => Answer::NoSuchContainer,
                 }
             }
-            RequestBody::Listeners { container } => match self.running(&container) {
+            RequestBody::Listeners {
+                container,
+                with_programs,
+            } => match self.running(&container) {
                 Some((_, first)) => {
                     let pid = first.pid.as_raw_nonzero().get();
-                    Answer::Listeners(self.network.listeners(pid))
+                    Answer::Listeners(self.network.listeners(pid, with_programs))
                 }
                 None => Answer::NoSuchContainer,
             },
