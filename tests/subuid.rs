@@ -65,7 +65,7 @@ impl SubuidUser {
             .wait(Duration::from_secs(300))
     }
 
-    fn archive(&self, fixture: &str) -> String {
+    pub(crate) fn archive(&self, fixture: &str) -> String {
         self.0
             .archive(fixture, &ImageFixture::load(fixture).build())
             .display()

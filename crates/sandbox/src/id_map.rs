@@ -52,6 +52,8 @@ pub enum Unavailable {
     NoProgram(&'static str),
     /// The file has no range for the caller.
     NoRange(&'static str),
+    /// Set-user-id programs gain nothing when this process starts them (prctl(2), PR_SET_NO_NEW_PRIVS).
+    NoNewPrivileges,
     /// The user namespace that smokegate was started in lacks ids that images use.
     TooFewIds(Isolation),
 }
@@ -68,6 +70,9 @@ impl fmt::Display for Unavailable {
             Self::NoRange(file) => write!(
                 f,
                 "isolation level `subuid` needs a range of ids for this user in {file}, which has none"
+            ),
+            Self::NoNewPrivileges => f.write_str(
+                "isolation level `subuid` needs newuidmap to gain rights, which no_new_privs forbids this process",
             ),
             Self::TooFewIds(level) => write!(
                 f,
@@ -158,10 +163,15 @@ impl SubordinateIds {
                 count,
             })
         };
-        Ok(Self {
+        let found = Self {
             uids: mapper("newuidmap", "/etc/subuid", uid)?,
             gids: mapper("newgidmap", "/etc/subgid", gid)?,
-        })
+        };
+        // As in most hardened containers: to take the level below is better than to fail at this one.
+        if rustix::thread::no_new_privs().unwrap_or(false) {
+            return Err(Unavailable::NoNewPrivileges);
+        }
+        Ok(found)
     }
 }
 

@@ -1,7 +1,6 @@
 //! Subordinate ids: whether this user has them, and what is done without.
 
 use std::ffi::OsStr;
-use std::fs;
 
 use super::check::{Check, Noun, Status};
 use super::wall::Wall;
@@ -23,8 +22,7 @@ pub(super) fn check(
         |result: String, means: &str| Check::fine(Noun::SubordinateIds, TRIED, result, means);
     if let Some(error) = refused {
         let means = "isolation level `subuid` cannot be had, which a run would take by itself; `--isolation single` does without";
-        return line(format!("{error}{}", no_new_privileges()), means)
-            .behind(Status::Failed, Wall::IdMapper);
+        return line(error.to_string(), means).behind(Status::Failed, Wall::IdMapper);
     }
     match (level, IdMap::at(Isolation::Subuid, path)) {
         (Isolation::Root, _) => line(
@@ -52,18 +50,5 @@ pub(super) fn check(
             )
             .behind(if asked == Some(Isolation::Subuid) { Status::Failed } else { Status::Limited }, wall)
         }
-    }
-}
-
-/// A process that cannot gain rights runs set-user-id programs without them (prctl(2), PR_SET_NO_NEW_PRIVS).
-fn no_new_privileges() -> &'static str {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let is_set = status
-        .lines()
-        .any(|line| line.strip_prefix("NoNewPrivs:").map(str::trim) == Some("1"));
-    if is_set {
-        " (this process has no_new_privs, so that set-user-id programs gain nothing)"
-    } else {
-        ""
     }
 }

@@ -175,6 +175,7 @@ impl Wall {
         match unavailable {
             Unavailable::NotPrivileged => Self::NotRoot,
             Unavailable::NoProgram(_) | Unavailable::NoRange(_) => Self::NoSubordinateIds,
+            Unavailable::NoNewPrivileges => Self::IdMapper,
             Unavailable::TooFewIds(_) => Self::TooFewIds,
         }
     }
