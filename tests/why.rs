@@ -61,6 +61,28 @@ fn head<'t>(text: &'t str, key: &str) -> Option<&'t str> {
     })
 }
 
+/// What glibc from 2.33 on says of a program that was built for a newer CPU: it may be right where it is to run, so
+/// that it was not judged.
+#[test]
+fn rootless_a_cpu_that_is_too_old_is_not_the_images_fault() {
+    let Some(context) = bench(RunAs::OrdinaryUser) else {
+        return;
+    };
+    let words = "/app: CPU ISA level is lower than required";
+    let text = format!(
+        "entrypoint: /probe-target print-then-exit 127 {words}\nlayer\nfile /probe-target 0755 0:0 @probe-target\n"
+    );
+    let run = gate(&context, &ImageFixture::parse(&text).unwrap());
+    run.assert_code(3);
+    let first = block(&run)[0];
+    assert!(
+        first.ends_with("`/app` was built for a newer CPU than this machine has"),
+        "{}",
+        run.stderr
+    );
+    assert_eq!(context.receipt()["variants"][0]["cause_id"], "cpu-level");
+}
+
 fn broken_images(run_as: RunAs) {
     let Some(context) = bench(run_as) else { return };
     let mut wrong = Vec::new();

@@ -294,7 +294,7 @@ pub(crate) struct PushArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct PromoteArgs {
-    /// The image: [docker://]REGISTRY/REPO[:TAG][@DIGEST]
+    /// The image: `[docker://]REGISTRY/REPO[:TAG][@DIGEST]`
     #[arg(value_name = "SRC", value_parser = in_registry)]
     pub(crate) source: ImageSource,
     #[command(flatten)]
@@ -310,7 +310,7 @@ pub(crate) struct PromoteArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct VerifyArgs {
-    /// An image with a receipt attached ([docker://]REGISTRY/REPO[:TAG][@DIGEST], or any other IMAGE), or a file: the
+    /// An image with a receipt attached (`[docker://]REGISTRY/REPO[:TAG][@DIGEST]`, or any other IMAGE), or a file: the
     /// receipt.json of a run, or a Sigstore bundle
     #[arg(value_name = "REF|RECEIPT")]
     pub(crate) subject: String,

@@ -94,6 +94,9 @@ pub(super) fn hint_of(verdict: &VariantVerdict) -> Option<String> {
         // Below, by what `doctor` says of them.
         Decision::Inconclusive(Inconclusive::Host(_) | Inconclusive::IdMap { .. }) => None,
         Decision::Inconclusive(Inconclusive::NotGiven { hint, .. }) => Some(hint.clone()),
+        Decision::Inconclusive(Inconclusive::Cpu { .. }) => Some(
+            "run it on a machine like those of production, or build it for an older CPU (-march=x86-64-v2)".into(),
+        ),
         Decision::Inconclusive(Inconclusive::Stopped { .. }) => None,
         Decision::Inconclusive(smokegate_gate::Inconclusive::Port { .. }) => Some(
             "free the port (ss -ltnp shows who has it), or publish 0:PORT to take any free one".into(),

@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::container_run::{Asked, ContainerRun, ContainerStart, NotStarted, Stayed, Stop};
+use crate::diagnosis::CPU_LEVEL_ID;
 use crate::event::Event;
 use crate::gate_file::{Egress, Network};
 use crate::kept::{KeptContainer, KeptPod};
@@ -289,6 +290,13 @@ impl<'a> Variant<'a> {
         if let (Decision::Failed(_), Some(refusal)) = (&verdict.decision, refusal) {
             let refused = Inconclusive::after_refusal(level, None, &refusal, &verdict.cause());
             verdict.decision = Decision::Inconclusive(refused);
+        }
+        // Nor does an older CPU than production's say anything of the image.
+        if verdict.cause_id() == Some(CPU_LEVEL_ID)
+            && let Decision::Failed(_) = verdict.decision
+        {
+            let cause = verdict.cause();
+            verdict.decision = Decision::Inconclusive(Inconclusive::Cpu { cause });
         }
         for ((service, exit), ports) in services.into_iter().zip(ended).zip(of_services) {
             let log = match service.run {

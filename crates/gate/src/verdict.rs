@@ -286,6 +286,11 @@ pub enum Inconclusive {
         /// What to change.
         hint: String,
     },
+    /// A program needs a newer CPU than this host has.
+    Cpu {
+        /// What the dynamic linker said of it.
+        cause: String,
+    },
     /// A service failed, so that the app was not judged (exit 4).
     Service {
         /// Which.

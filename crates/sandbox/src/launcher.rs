@@ -1,6 +1,7 @@
 //! The parent's side: starts a helper, sends it requests and passes on what it reports.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
@@ -45,12 +46,17 @@ impl Helper {
             Wire::pair().map_err(|e| HostError::new(Step::Spawn, "socketpair", e))?;
         let program =
             sealed::executable().map_err(|e| HostError::new(Step::Spawn, "memfd_create", e))?;
+        // By itself, as an error of the spawn does not say of which call it is.
+        let nowhere = File::options()
+            .write(true)
+            .open("/dev/null")
+            .map_err(|error| HostError::new(Step::Spawn, "open(/dev/null)", error))?;
         let mut child = Command::new(program)
             .arg0(role)
             .env_clear()
             .current_dir("/")
             .stdin(Stdio::from(theirs.into_fd()))
-            .stdout(Stdio::null())
+            .stdout(nowhere)
             .stderr(Stdio::piped())
             .spawn()
             .map_err(|error| HostError::new(Step::Spawn, "execve(/proc/self/exe)", error))?;

@@ -12,6 +12,9 @@ use crate::log_capture::LogTail;
 /// Lines at the end of a log that can tell why the process ended.
 const LAST: usize = 40;
 
+/// The id of a program that needs a newer CPU.
+pub(crate) const CPU_LEVEL_ID: &str = "cpu-level";
+
 /// What an end comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Clue {
@@ -248,7 +251,7 @@ fn of_line(line: &str, status: ExitStatus) -> Option<Clue> {
     }
     if let Some(program) = of(&CPU_LEVEL, "program") {
         return Some(Clue::new(
-            "cpu-level",
+            CPU_LEVEL_ID,
             format!("`{program}` was built for a newer CPU than this machine has"),
             Some("build it for an older CPU (-march=x86-64-v2), or run it where production runs"),
         ));

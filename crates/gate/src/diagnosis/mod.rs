@@ -8,6 +8,7 @@ mod start;
 
 use smokegate_sandbox::ExitStatus;
 
+pub(crate) use self::exit::CPU_LEVEL_ID;
 use self::exit::ended;
 use self::health::verb;
 pub use self::log_slice::LogSlice;
@@ -41,7 +42,9 @@ impl VariantVerdict {
             Decision::Failed(reason) => self.failure(reason),
             Decision::Inconclusive(Inconclusive::Host(error)) => error.to_string(),
             Decision::Inconclusive(Inconclusive::IdMap { text, .. }) => text.clone(),
-            Decision::Inconclusive(Inconclusive::NotGiven { cause, .. }) => cause.clone(),
+            Decision::Inconclusive(
+                Inconclusive::NotGiven { cause, .. } | Inconclusive::Cpu { cause },
+            ) => cause.clone(),
             Decision::Inconclusive(Inconclusive::Service { name, problem }) => {
                 let cause = problem.cause(name);
                 match problem {
@@ -73,6 +76,7 @@ impl VariantVerdict {
                 Inconclusive::Host(_) => "host",
                 Inconclusive::IdMap { .. } => "id-map",
                 Inconclusive::NotGiven { .. } => "right-not-given",
+                Inconclusive::Cpu { .. } => CPU_LEVEL_ID,
                 Inconclusive::Stopped { .. } => "stopped",
                 Inconclusive::Port { .. } => "port-taken",
                 Inconclusive::Service { name, problem } => match problem {
