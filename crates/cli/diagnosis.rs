@@ -167,14 +167,13 @@ fn is_in_log(finding: &Finding, log: &LogTail) -> bool {
     if finding.severity == Severity::Hint {
         return false;
     }
-    let names = finding.message.split('`').skip(1).step_by(2);
-    let mut files = names.filter(|name| name.len() > 1 && name.starts_with('/'));
-    files.any(|file| {
-        let mut lines = log.lines.iter().map(|line| line.text.as_str());
-        lines.any(|line| {
-            let mut words = line.split([' ', ':', '\'', '"', '`']);
-            words.any(|word| word == file) && COMPLAINTS.iter().any(|says| line.contains(says))
-        })
+    let named = finding.message.split('`').skip(1).step_by(2);
+    log.lines.iter().any(|line| {
+        // `/start: 3: /app/plugin: not found`: who complains comes first, what of comes last.
+        let mut words = line.text.split([' ', ':', '\'', '"', '`']);
+        let object = words.rfind(|word| word.len() > 1 && word.starts_with('/'));
+        object.is_some_and(|object| named.clone().any(|name| name == object))
+            && COMPLAINTS.iter().any(|says| line.text.contains(says))
     })
 }
 
