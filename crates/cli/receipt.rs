@@ -323,6 +323,14 @@ impl Receipt {
         (self.image.tested, self.image.untested) = (tested, untested);
     }
 
+    /// One line per published tag.
+    pub(crate) fn published_refs(&self) -> Vec<String> {
+        let published = self.published.iter();
+        published
+            .map(|one| format!("{}@{}", one.reference, one.digest))
+            .collect()
+    }
+
     /// Adds what was published.
     pub(crate) fn record_push(&mut self, report: &PushReport, took: Duration) {
         self.timings_ms.publish = millis(took);

@@ -10,8 +10,9 @@ use rustls::SignatureScheme;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{PrivateKeyDer, SubjectPublicKeyInfoDer, alg_id};
-use smokegate_image::Digest;
+use sha2::{Digest, Sha256};
 
+use crate::args::PublishArgs;
 use crate::failure::Failure;
 
 /// All that comes before the point in the DER of a P-256 public key (RFC 5480, section 2): the algorithm, the curve,
@@ -29,12 +30,14 @@ pub(crate) struct SigningKey(Arc<dyn rustls::sign::SigningKey>);
 pub(crate) struct VerifyingKey(Vec<u8>);
 
 impl SigningKey {
+    /// The one that the attached receipt is signed with, if it is.
+    pub(crate) fn of(args: &PublishArgs) -> Result<Option<Self>, Failure> {
+        args.sign_key.as_deref().map(Self::read).transpose()
+    }
+
     /// Reads a PEM file with a PKCS#8 (`PRIVATE KEY`) or SEC 1 (`EC PRIVATE KEY`) key.
-    pub(crate) fn read(path: &Path) -> Result<Self, Failure> {
-        let shown = path.display();
-        let pem = std::fs::read(path)
-            .map_err(|error| Failure::usage(format!("cannot read the key `{shown}`: {error}")))?;
-        let refused = |why: &str| Failure::usage(format!("the key `{shown}` {why}"));
+    fn read(path: &Path) -> Result<Self, Failure> {
+        let (pem, refused) = read(path)?;
         if holds(&pem, "ENCRYPTED") {
             return Err(
                 refused("is encrypted, and smokegate asks for no password").hint(
@@ -61,7 +64,7 @@ impl SigningKey {
     /// What tells verifiers which key this is: cosign's way, a digest of the public key.
     pub(super) fn hint(&self) -> String {
         let public = self.0.public_key().expect("a key pair has both");
-        STANDARD.encode(sha256(public.as_ref()))
+        STANDARD.encode(Sha256::digest(public))
     }
 }
 
@@ -76,10 +79,7 @@ impl fmt::Debug for SigningKey {
 impl VerifyingKey {
     /// Reads a PEM file with a public key (`PUBLIC KEY`).
     pub(crate) fn read(path: &Path) -> Result<Self, Failure> {
-        let shown = path.display();
-        let pem = std::fs::read(path)
-            .map_err(|error| Failure::usage(format!("cannot read the key `{shown}`: {error}")))?;
-        let refused = |why: &str| Failure::usage(format!("the key `{shown}` {why}"));
+        let (pem, refused) = read(path)?;
         if holds(&pem, "PRIVATE KEY") {
             return Err(refused("is a private one, which is for signing")
                 .hint("openssl ec -in FILE -pubout -out FILE.pub makes its public half"));
@@ -107,7 +107,7 @@ impl VerifyingKey {
 
     /// As [`SigningKey::hint`] has it.
     pub(crate) fn fingerprint(&self) -> String {
-        STANDARD.encode(sha256(&self.0))
+        STANDARD.encode(Sha256::digest(&self.0))
     }
 }
 
@@ -118,11 +118,11 @@ fn holds(pem: &[u8], label: &str) -> bool {
         .any(|line| line.starts_with("-----BEGIN ") && line.contains(label))
 }
 
-fn sha256(bytes: &[u8]) -> Vec<u8> {
-    let digest = Digest::sha256(bytes);
-    let hex = digest.hex().as_bytes();
-    let digit = |byte: u8| (byte as char).to_digit(16).expect("hexadecimal") as u8;
-    hex.chunks(2)
-        .map(|pair| digit(pair[0]) << 4 | digit(pair[1]))
-        .collect()
+/// A key's file, and how it is refused.
+fn read(path: &Path) -> Result<(Vec<u8>, impl Fn(&str) -> Failure), Failure> {
+    let shown = path.display();
+    let pem = std::fs::read(path)
+        .map_err(|error| Failure::usage(format!("cannot read the key `{shown}`: {error}")))?;
+    let refused = move |why: &str| Failure::usage(format!("the key `{shown}` {why}"));
+    Ok((pem, refused))
 }

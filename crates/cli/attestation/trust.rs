@@ -9,7 +9,7 @@ use smokegate_registry::BlobSource;
 
 use super::statement::PREDICATE_TYPE;
 use super::{Statement, VerifyingKey, bundle};
-use crate::args::TrustArgs;
+use crate::args::{RequireArgs, TrustArgs};
 use crate::exit_code::ExitStatus;
 use crate::failure::Failure;
 use crate::receipt::Receipt;
@@ -37,6 +37,19 @@ pub(crate) struct Accepted {
 }
 
 impl Trust {
+    /// Whose receipt must be attached to what is published, if one must be.
+    pub(crate) fn required(args: &RequireArgs) -> Result<Option<Self>, Failure> {
+        let says_whose = args.trust.verify_key.is_some() || args.trust.allow_unsigned;
+        match (args.require_receipt, says_whose) {
+            (true, _) => Self::of(&args.trust).map(Some),
+            (false, false) => Ok(None),
+            (false, true) => Err(Failure::usage(
+                "--verify-key and --allow-unsigned say which receipt is enough, and none is required",
+            )
+            .hint("add --require-receipt")),
+        }
+    }
+
     /// What the flags say. One of them must be there: that nothing is verified has to be said.
     pub(crate) fn of(args: &TrustArgs) -> Result<Self, Failure> {
         match (&args.verify_key, args.allow_unsigned) {

@@ -1,5 +1,8 @@
-//! `smokegate gate`: run an image and judge it. No registry is contacted, and no credential read, but for sources in registries.
+//! `smokegate gate`: run an image and judge it. No registry is contacted, and no credential read, but for sources that
+//! are in registries.
 
+use super::judged::Judged;
+use super::run_target::{self, RunTarget};
 use crate::args::{CommonArgs, GateArgs};
 use crate::exit_code::ExitStatus;
 use crate::failure::Failure;
@@ -18,7 +21,7 @@ pub(crate) async fn run(
     let foreign = file.as_ref().is_some_and(LoadedFile::names_platforms);
     let options = settings::open_options(&args.source, foreign);
     let sources = Sources::new(&args.registry, common, printer);
-    let target = super::RunTarget {
+    let target = RunTarget {
         sources: &sources,
         file: file.as_ref(),
         run: &args.run,
@@ -30,7 +33,7 @@ pub(crate) async fn run(
     if args.run.plan {
         return target.show_plan(options, &[], common.format).await;
     }
-    let settings = super::gate_settings(file.as_ref(), &args.run, common)?;
+    let settings = run_target::gate_settings(file.as_ref(), &args.run, common)?;
     let image = args.source.image.clone();
     // Which platforms run is known when the plan is.
     let needed = if foreign {
@@ -43,16 +46,14 @@ pub(crate) async fn run(
     let prepared = target
         .prepare(&image, &settings.id_map, &mut receipt)
         .await?;
-    let lint = super::lint_settings(&args.run, file.as_ref(), &settings)?;
+    let lint = run_target::lint_settings(&args.run, file.as_ref(), &settings)?;
     let (judged, keeper) =
-        super::gate(&image, &prepared, &settings, lint, &mut receipt, printer).await?;
-    let status = super::report(
+        Judged::by_running(&image, &prepared, &settings, lint, &mut receipt, printer).await?;
+    let status = judged.report(
         &receipt,
-        &judged,
         &prepared,
         &settings.report_dir,
         common.format,
-        &[],
         printer,
     )?;
     if let Some(keeper) = keeper {

@@ -3,7 +3,7 @@
 use smokegate_image::ImageSource;
 
 use crate::args::{CommonArgs, PromoteArgs};
-use crate::attestation::clear_attached;
+use crate::attestation::{Trust, clear_attached};
 use crate::exit_code::ExitStatus;
 use crate::failure::Failure;
 use crate::pipeline;
@@ -17,7 +17,7 @@ pub(crate) async fn run(
     common: &CommonArgs,
     printer: Printer,
 ) -> Result<ExitStatus, Failure> {
-    let trust = super::required_receipt(&args.require)?;
+    let trust = Trust::required(&args.require)?;
     let targets = args.tags.tag.clone();
     if targets.is_empty() {
         return Err(Failure::usage("no tag to promote to")

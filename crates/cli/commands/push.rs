@@ -6,7 +6,7 @@ use smokegate_image::Image;
 use smokegate_registry::{Publisher, PushOptions, Target};
 
 use crate::args::{CommonArgs, Format, PushArgs};
-use crate::attestation::{Attachment, clear_attached};
+use crate::attestation::{Attachment, SigningKey, Trust, clear_attached};
 use crate::exit_code::ExitStatus;
 use crate::failure::Failure;
 use crate::pipeline;
@@ -32,8 +32,8 @@ pub(crate) async fn run(
         return Err(Failure::usage("no receipt to attach: nothing is run here")
             .hint("name the one that smokegate gate has written with --receipt FILE"));
     }
-    let trust = super::required_receipt(&args.require)?;
-    let key = super::sign_key(&args.publish)?;
+    let trust = Trust::required(&args.require)?;
+    let key = SigningKey::of(&args.publish)?;
     let targets = args.publish.tags.tag.clone();
     if targets.is_empty() {
         return Err(Failure::usage("no tag to publish to")
@@ -92,7 +92,8 @@ pub(crate) async fn run(
 pub(super) fn show_published(receipt: &Receipt, format: Format, printer: Printer) {
     match format {
         Format::Json => printer.data(receipt.to_json().trim_end()),
-        Format::Human | Format::Sarif => super::published_refs(receipt)
+        Format::Human | Format::Sarif => receipt
+            .published_refs()
             .iter()
             .for_each(|r| printer.data(r)),
     }

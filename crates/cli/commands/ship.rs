@@ -2,8 +2,10 @@
 
 use smokegate_registry::Target;
 
+use super::judged::Judged;
+use super::run_target::{self, RunTarget};
 use crate::args::{CommonArgs, Compress, ShipArgs};
-use crate::attestation::Attachment;
+use crate::attestation::{Attachment, SigningKey};
 use crate::exit_code::ExitStatus;
 use crate::failure::Failure;
 use crate::gate_file::LoadedFile;
@@ -32,7 +34,7 @@ pub(crate) async fn run(
         return Err(Failure::usage("no tag to publish to")
             .hint("name one or more with --tag REGISTRY/REPO:TAG, or only judge the image with `smokegate gate`"));
     }
-    let key = super::sign_key(&args.publish)?;
+    let key = SigningKey::of(&args.publish)?;
     if !args.run.plan && !args.run.variant.is_empty() && !args.publish.allow_partial {
         return Err(Failure::usage(
             "a run of some variants does not clear an image for publishing",
@@ -43,7 +45,7 @@ pub(crate) async fn run(
     let options = settings::open_options(&args.source, foreign);
     let spool = options.spool_dir.clone();
     let sources = Sources::new(&args.registry, common, printer);
-    let target = super::RunTarget {
+    let target = RunTarget {
         sources: &sources,
         file: file.as_ref(),
         run: &args.run,
@@ -56,7 +58,7 @@ pub(crate) async fn run(
         let tags: Vec<String> = targets.iter().map(ToString::to_string).collect();
         return target.show_plan(options, &tags, common.format).await;
     }
-    let settings = super::gate_settings(file.as_ref(), &args.run, common)?;
+    let settings = run_target::gate_settings(file.as_ref(), &args.run, common)?;
     let image = args.source.image.clone();
     let needed = Needed::Everything;
     let Opened { image, took, .. } = sources.open("image", image, options, needed).await?;
@@ -80,9 +82,9 @@ pub(crate) async fn run(
 
     let image = pipeline::compress(image, args.publish.compress, spool, printer).await?;
     let mut receipt = Receipt::new(named, &image, took);
-    let lint = super::lint_settings(&args.run, file.as_ref(), &settings)?;
+    let lint = run_target::lint_settings(&args.run, file.as_ref(), &settings)?;
     let (judged, keeper) =
-        super::gate(&image, &prepared, &settings, lint, &mut receipt, printer).await?;
+        Judged::by_running(&image, &prepared, &settings, lint, &mut receipt, printer).await?;
 
     let options = settings::push_options(&args.publish.tags, &settings.report_dir);
     let attachment = || {
@@ -114,14 +116,11 @@ pub(crate) async fn run(
     if let Err(failure) = &published {
         receipt.record_failure(failure);
     }
-    let refs = super::published_refs(&receipt);
-    let status = super::report(
+    let status = judged.report(
         &receipt,
-        &judged,
         &prepared,
         &settings.report_dir,
         common.format,
-        &refs,
         printer,
     )?;
     published?;

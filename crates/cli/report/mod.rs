@@ -3,6 +3,7 @@
 pub(crate) mod cases;
 pub(crate) mod details;
 pub(crate) mod doctor;
+pub(crate) mod files;
 pub(crate) mod github;
 pub(crate) mod html;
 pub(crate) mod junit;

@@ -1,8 +1,6 @@
 //! What an exit code or a signal means, together with what the process wrote before it ended.
 
-use std::sync::LazyLock;
-
-use regex::Regex;
+use regex::Captures;
 use smokegate_sandbox::ExitStatus;
 
 use super::log_slice::LogSlice;
@@ -149,13 +147,6 @@ fn of_signal(signal: i32) -> Option<Clue> {
     Some(Clue::new(id, text, Some(hint)))
 }
 
-macro_rules! pattern {
-    ($name:ident, $text:literal) => {
-        static $name: LazyLock<Regex> =
-            LazyLock::new(|| Regex::new($text).expect("a pattern of ours"));
-    };
-}
-
 // glibc's ld.so: `/app: error while loading shared libraries: libpq.so.5: cannot open shared object file: …`.
 pattern!(
     GLIBC_LIBRARY,
@@ -222,98 +213,85 @@ fn library_missing(line: &str) -> Option<Clue> {
 
 /// What a line of a shell or a dynamic linker says, where the code is one that goes with it.
 fn of_line(line: &str, status: ExitStatus) -> Option<Clue> {
-    let of = |pattern: &Regex, name: &str| -> Option<String> {
-        let found = pattern.captures(line)?;
-        found.name(name).map(|text| text.as_str().to_owned())
-    };
-    if let (Some(program), Some(version)) =
-        (of(&GLIBC_VERSION, "program"), of(&GLIBC_VERSION, "version"))
-    {
-        let library = of(&GLIBC_VERSION, "library").unwrap_or_default();
-        let library = library.rsplit('/').next().unwrap_or_default();
+    of_linker(line).or_else(|| match status {
+        ExitStatus::Code(126) => of_shell_not_run(line),
+        ExitStatus::Code(127) => of_shell_not_found(line),
+        _ => None,
+    })
+}
+
+fn of_linker(line: &str) -> Option<Clue> {
+    if let Some(found) = GLIBC_VERSION.captures(line) {
+        let library = found["library"].rsplit('/').next().unwrap_or_default();
         return Some(Clue::new(
             "library-too-old",
-            format!("`{program}` needs {version}, and the image's `{library}` is older"),
+            format!(
+                "`{}` needs {}, and the image's `{library}` is older",
+                &found["program"], &found["version"]
+            ),
             Some("build it on the image's own release, or use a newer base image"),
         ));
     }
-    if let (Some(program), Some(symbol)) = (of(&MUSL_SYMBOL, "program"), of(&MUSL_SYMBOL, "symbol"))
-    {
+    if let Some(found) = MUSL_SYMBOL.captures(line) {
         return Some(Clue::new(
             "symbol-missing",
             format!(
-                "`{program}` needs `{symbol}`, which no library of the image has, as when a program built for glibc meets musl"
+                "`{}` needs `{}`, which no library of the image has, as when a program built for glibc meets musl",
+                &found["program"], &found["symbol"]
             ),
             Some(
                 "build it on Alpine, or statically, or use a base image with glibc such as debian:slim",
             ),
         ));
     }
-    if let Some(program) = of(&CPU_LEVEL, "program") {
-        return Some(Clue::new(
-            CPU_LEVEL_ID,
-            format!("`{program}` was built for a newer CPU than this machine has"),
-            Some("build it for an older CPU (-march=x86-64-v2), or run it where production runs"),
-        ));
-    }
-    if status == ExitStatus::Code(127)
-        && let Some(program) = of(&ENV_NOT_FOUND, "program")
-    {
-        return Some(not_found("env", None, &program));
-    }
-    let (code_not_found, code_not_run) = (
-        status == ExitStatus::Code(127),
-        status == ExitStatus::Code(126),
-    );
-    if code_not_found && let Some(program) = of(&SHELL_NOT_FOUND, "program") {
-        let script = of(&SHELL_NOT_FOUND, "script").unwrap_or_default();
-        return Some(not_found(
-            &script,
-            of(&SHELL_NOT_FOUND, "line").as_deref(),
-            &program,
-        ));
-    }
-    if code_not_run && let Some(program) = of(&SHELL_DENIED, "program") {
-        let script = of(&SHELL_DENIED, "script").unwrap_or_default();
+    let found = CPU_LEVEL.captures(line)?;
+    Some(Clue::new(
+        CPU_LEVEL_ID,
+        format!(
+            "`{}` was built for a newer CPU than this machine has",
+            &found["program"]
+        ),
+        Some("build it for an older CPU (-march=x86-64-v2), or run it where production runs"),
+    ))
+}
+
+fn of_shell_not_found(line: &str) -> Option<Clue> {
+    let (place, program) = match ENV_NOT_FOUND.captures(line) {
+        Some(found) => ("`env`".to_owned(), found["program"].to_owned()),
+        None => place_and_program(&SHELL_NOT_FOUND.captures(line)?),
+    };
+    Some(Clue::new(
+        "command-not-found",
+        format!("{place} runs `{program}`, which is not in the image"),
+        Some("install it in the image, or name it by its absolute path"),
+    ))
+}
+
+fn of_shell_not_run(line: &str) -> Option<Clue> {
+    if let Some(found) = SHELL_DENIED.captures(line) {
+        let (place, program) = place_and_program(&found);
         return Some(Clue::new(
             "command-not-executable",
-            format!(
-                "{} runs `{program}`, which is not executable",
-                place(&script, of(&SHELL_DENIED, "line").as_deref())
-            ),
+            format!("{place} runs `{program}`, which is not executable"),
             Some("RUN chmod +x it in the Dockerfile, or COPY --chmod=0755"),
         ));
     }
-    if code_not_run && let Some(program) = of(&SHELL_FORMAT, "program") {
-        let script = of(&SHELL_FORMAT, "script").unwrap_or_default();
-        return Some(Clue::new(
-            "exec-format",
-            format!(
-                "{} runs `{program}`, which this machine cannot execute",
-                place(&script, of(&SHELL_FORMAT, "line").as_deref())
-            ),
-            Some("build it for this machine (docker buildx build --platform …)"),
-        ));
-    }
-    None
+    let (place, program) = place_and_program(&SHELL_FORMAT.captures(line)?);
+    Some(Clue::new(
+        "exec-format",
+        format!("{place} runs `{program}`, which this machine cannot execute"),
+        Some("build it for this machine (docker buildx build --platform …)"),
+    ))
 }
 
-fn not_found(script: &str, line: Option<&str>, program: &str) -> Clue {
-    Clue::new(
-        "command-not-found",
-        format!(
-            "{} runs `{program}`, which is not in the image",
-            place(script, line)
-        ),
-        Some("install it in the image, or name it by its absolute path"),
-    )
-}
-
-fn place(script: &str, line: Option<&str>) -> String {
-    match line {
-        Some(line) => format!("line {line} of `{script}`"),
+/// Where a shell's message says that it was, and what it was to run there.
+fn place_and_program(found: &Captures<'_>) -> (String, String) {
+    let script = &found["script"];
+    let place = match found.name("line") {
+        Some(line) => format!("line {} of `{script}`", line.as_str()),
         None => format!("`{script}`"),
-    }
+    };
+    (place, found["program"].to_owned())
 }
 
 #[cfg(test)]

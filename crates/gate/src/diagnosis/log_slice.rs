@@ -1,7 +1,6 @@
 //! The lines of a log that tell why a program failed: its traceback or panic, or its last error lines.
 
 use std::ops::Range;
-use std::sync::LazyLock;
 
 use regex::Regex;
 
@@ -100,6 +99,17 @@ impl Trace {
         found.max_by_key(|trace| (trace.lines.end, std::cmp::Reverse(trace.lines.start)))
     }
 
+    /// One whose first line is the cause, and all lines after it that belong to it.
+    fn from(cause: usize, lines: &[&str], is_part: impl Fn(&str) -> bool) -> Self {
+        let mut after = lines[cause + 1..].iter();
+        let after = after.position(|line| !is_part(line));
+        Self {
+            lines: cause..after.map_or(lines.len(), |count| cause + 1 + count),
+            headline: lines[cause].to_owned(),
+            ends_with_cause: false,
+        }
+    }
+
     fn shown(&self, total: usize, most: usize) -> Vec<Range<usize>> {
         let Range { start, end } = self.lines.clone();
         // What follows it is the program's end, and may say more.
@@ -114,13 +124,6 @@ impl Trace {
         };
         joined(parts)
     }
-}
-
-macro_rules! pattern {
-    ($name:ident, $text:literal) => {
-        static $name: LazyLock<Regex> =
-            LazyLock::new(|| Regex::new($text).expect("a pattern of ours"));
-    };
 }
 
 // `ValueError: …`, `sqlalchemy.exc.OperationalError: …`, `KeyboardInterrupt`.
@@ -305,11 +308,8 @@ fn java(lines: &[&str]) -> Option<Trace> {
 /// `panic: …`, the goroutines, `exit status 2`.
 fn go(lines: &[&str]) -> Option<Trace> {
     let start = (0..lines.len()).rev().find(|at| {
-        GO_PANIC.is_match(lines[*at])
-            && lines[at + 1..]
-                .iter()
-                .take(6)
-                .any(|line| line.starts_with("goroutine "))
+        let mut after = lines[at + 1..].iter().take(6);
+        GO_PANIC.is_match(lines[*at]) && after.any(|line| line.starts_with("goroutine "))
     })?;
     // `panic: … [recovered]` is followed by another `panic:`; the first is what happened.
     let start = (0..start)
@@ -328,100 +328,60 @@ fn go(lines: &[&str]) -> Option<Trace> {
             || line.ends_with(')')
             || line.ends_with("(...)")
     };
-    let end = (start..lines.len())
-        .find(|at| !is_part(lines[*at]))
-        .unwrap_or(lines.len());
-    Some(Trace {
-        lines: start..end,
-        headline: lines[start].to_owned(),
-        ends_with_cause: false,
-    })
+    Some(Trace::from(start, lines, is_part))
 }
 
 /// `thread 'main' panicked at src/main.rs:2:5:`, the message, and a backtrace where there is one.
 fn rust(lines: &[&str]) -> Option<Trace> {
-    let start = (0..lines.len())
-        .rev()
-        .find(|at| RUST_PANIC.is_match(lines[*at]))?;
-    let mut end = start + 1;
-    let mut headline = lines[start].to_owned();
-    // Before 1.73 the message stood in the line.
-    if headline.ends_with(':')
-        && let Some(message) = lines.get(end)
-    {
-        headline = format!("{headline} {message}");
-        end += 1;
-    }
+    let start = last_match(&RUST_PANIC, lines)?;
     let is_part = |line: &str| {
         line.starts_with("stack backtrace:") || line.starts_with("note: ") || line.starts_with("  ")
     };
-    while lines.get(end).is_some_and(|line| is_part(line)) {
-        end += 1;
-    }
+    // Before 1.73 the message stood in the line.
+    let Some(message) = lines.get(start + 1).filter(|_| lines[start].ends_with(':')) else {
+        return Some(Trace::from(start, lines, is_part));
+    };
+    let backtrace = Trace::from(start + 1, lines, is_part);
     Some(Trace {
-        lines: start..end,
-        headline,
-        ends_with_cause: false,
+        lines: start..backtrace.lines.end,
+        headline: format!("{} {message}", lines[start]),
+        ..backtrace
     })
 }
 
 /// `app.rb:1:in `require': … (LoadError)` and its `\tfrom …` lines.
 fn ruby(lines: &[&str]) -> Option<Trace> {
-    let start = (0..lines.len())
-        .rev()
-        .find(|at| RUBY_CAUSE.is_match(lines[*at]))?;
-    let is_part = |line: &str| {
+    let start = last_match(&RUBY_CAUSE, lines)?;
+    let trace = Trace::from(start, lines, |line| {
         line.starts_with("\tfrom ") || line.starts_with("\t ") || line.starts_with("        from ")
-    };
-    let end = (start + 1..lines.len())
-        .find(|at| !is_part(lines[*at]))
-        .unwrap_or(lines.len());
-    let message = lines[start]
-        .split_once("': ")
-        .map_or(lines[start], |(_, message)| message);
+    });
+    let message = lines[start].split_once("': ");
     Some(Trace {
-        lines: start..end,
-        headline: message.to_owned(),
-        ends_with_cause: false,
+        headline: message.map_or(trace.headline, |(_, message)| message.to_owned()),
+        ..trace
     })
 }
 
 /// `Unhandled exception. System.…` and its `   at …` lines.
 fn dotnet(lines: &[&str]) -> Option<Trace> {
-    let start = (0..lines.len())
-        .rev()
-        .find(|at| DOTNET_CAUSE.is_match(lines[*at]))?;
-    let is_part = |line: &str| {
+    let start = last_match(&DOTNET_CAUSE, lines)?;
+    Some(Trace::from(start, lines, |line| {
         line.starts_with("   at ") || line.starts_with(" ---> ") || line.starts_with("   --- ")
-    };
-    let end = (start + 1..lines.len())
-        .find(|at| !is_part(lines[*at]))
-        .unwrap_or(lines.len());
-    Some(Trace {
-        lines: start..end,
-        headline: lines[start].to_owned(),
-        ends_with_cause: false,
-    })
+    }))
 }
 
 /// `PHP Fatal error:  Uncaught …`, `Stack trace:`, `#0 …`, `  thrown in …`.
 fn php(lines: &[&str]) -> Option<Trace> {
-    let start = (0..lines.len())
-        .rev()
-        .find(|at| PHP_CAUSE.is_match(lines[*at]))?;
-    let is_part = |line: &str| {
+    let start = last_match(&PHP_CAUSE, lines)?;
+    Some(Trace::from(start, lines, |line| {
         line.starts_with("Stack trace:")
             || line.starts_with('#')
             || line.starts_with("  thrown in ")
-    };
-    let end = (start + 1..lines.len())
-        .find(|at| !is_part(lines[*at]))
-        .unwrap_or(lines.len());
-    Some(Trace {
-        lines: start..end,
-        headline: lines[start].to_owned(),
-        ends_with_cause: false,
-    })
+    }))
+}
+
+fn last_match(pattern: &Regex, lines: &[&str]) -> Option<usize> {
+    lines.iter().rposition(|line| pattern.is_match(line))
 }
 
 #[cfg(test)]

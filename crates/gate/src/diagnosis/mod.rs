@@ -1,5 +1,13 @@
 //! What a failure comes from, in words and by a name. No I/O.
 
+/// A regular expression that is compiled when it is first asked for.
+macro_rules! pattern {
+    ($name:ident, $text:literal) => {
+        static $name: std::sync::LazyLock<regex::Regex> =
+            std::sync::LazyLock::new(|| regex::Regex::new($text).expect("a pattern of ours"));
+    };
+}
+
 mod exit;
 mod health;
 mod log_slice;
