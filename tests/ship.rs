@@ -3,6 +3,7 @@
 mod credentials;
 mod debian;
 mod ecr;
+mod killed;
 mod memory;
 mod promote;
 mod pull;

@@ -8,16 +8,17 @@ use smokegate_test_support::{
 
 use super::{oci_archive, smokegate, text};
 
-struct Ecr {
-    context: Smokegate,
-    fake: FakeEcr,
-    image: BuiltImage,
+/// The program beside a fake ECR, with an image.
+pub(super) struct Ecr {
+    pub(super) context: Smokegate,
+    pub(super) fake: FakeEcr,
+    pub(super) image: BuiltImage,
     archive: PathBuf,
 }
 
 impl Ecr {
     /// A context whose AWS is the fake, and an image; `None` where the host cannot run it.
-    fn start(run_as: RunAs, manners: EcrManners) -> Option<Self> {
+    pub(super) fn start(run_as: RunAs, manners: EcrManners) -> Option<Self> {
         let mut context = smokegate(run_as)?;
         let fake = FakeEcr::start(manners);
         for (name, value) in fake.environment() {
@@ -34,24 +35,39 @@ impl Ecr {
         })
     }
 
-    fn reference(tag: &str) -> String {
+    pub(super) fn reference(tag: &str) -> String {
         format!("{}/team/app:{tag}", FakeEcr::HOST)
     }
 
-    fn run(&self, command: &str, tags: &[&str], more: &[&str]) -> Finished {
-        let config = self.context.dir().join("registries.toml");
-        let mut words = vec![
-            command,
-            text(&self.archive),
-            "--registry-config",
-            text(&config),
-        ];
-        let references: Vec<String> = tags.iter().map(|tag| Self::reference(tag)).collect();
-        references
-            .iter()
-            .for_each(|reference| words.extend(["--tag", reference]));
-        words.extend(more);
+    /// `COMMAND IMAGE --tag REF…` with the fake's address.
+    pub(super) fn words(&self, command: &str, tags: &[&str], more: &[&str]) -> Vec<String> {
+        let mut words = vec![command.to_owned(), text(&self.archive).to_owned()];
+        for tag in tags {
+            words.extend(["--tag".to_owned(), Self::reference(tag)]);
+        }
+        words.extend(self.at_fake(more));
+        words
+    }
+
+    /// `push --resume JOURNAL`.
+    pub(super) fn resume(&self, journal: &str, more: &[&str]) -> Finished {
+        let mut words = vec!["push".to_owned(), "--resume".to_owned(), journal.to_owned()];
+        words.extend(self.at_fake(more));
         self.context.run(words)
+    }
+
+    fn at_fake(&self, more: &[&str]) -> Vec<String> {
+        let config = self.context.dir().join("registries.toml");
+        let words = ["--registry-config", text(&config)];
+        words
+            .iter()
+            .chain(more)
+            .map(|word| (*word).to_owned())
+            .collect()
+    }
+
+    fn run(&self, command: &str, tags: &[&str], more: &[&str]) -> Finished {
+        self.context.run(self.words(command, tags, more))
     }
 
     fn push(&self, tags: &[&str], more: &[&str]) -> Finished {
@@ -59,14 +75,17 @@ impl Ecr {
     }
 
     fn assert_shows_no_secret(&self, run: &Finished) {
+        self.assert_not_secret("stdout", &run.stdout);
+        self.assert_not_secret("stderr", &run.stderr);
+    }
+
+    /// Fails the test where a text holds a credential, given or made of it.
+    #[track_caller]
+    pub(super) fn assert_not_secret(&self, what: &str, text: &str) {
         let state = self.fake.state();
         let known = ["static-secret-key".to_owned()];
         for secret in state.secrets.iter().chain(&known) {
-            assert!(
-                !run.stdout.contains(secret) && !run.stderr.contains(secret),
-                "{}",
-                run.stderr
-            );
+            assert!(!text.contains(secret), "`{secret}` in {what}:\n{text}");
         }
     }
 }
@@ -196,18 +215,7 @@ fn rootless_tags_that_moved_are_put_back_or_can_be() {
             .contains("ecr-password")
     );
 
-    let config = ecr.context.dir().join("registries.toml");
-    let resume = |more: &[&str]| {
-        let mut words = vec![
-            "push",
-            "--resume",
-            journal,
-            "--registry-config",
-            text(&config),
-        ];
-        words.extend(more);
-        ecr.context.run(words)
-    };
+    let resume = |more: &[&str]| ecr.resume(journal, more);
     // It still does not work: what had moved before is put back.
     resume(&["--no-rollback"]).assert_code(7);
     ecr.fake.set_faults(FaultSchedule::default());

@@ -330,7 +330,7 @@ impl Error {
             }
             Self::NotThere { .. } => Some("push the image again"),
             Self::TagElsewhere { .. } => Some(
-                "somebody else published meanwhile; remove the journal, and push again if the tag is to be moved",
+                "somebody else published meanwhile; push again if the tag is to be moved all the same",
             ),
             Self::EcrEof { .. } => Some(
                 "that is how ECR refuses who may not upload: allow `ecr:InitiateLayerUpload`, `ecr:UploadLayerPart` \

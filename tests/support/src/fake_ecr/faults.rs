@@ -17,6 +17,8 @@ pub enum Fault {
     LostAnswer,
     /// The answer begins after this time.
     Stall(Duration),
+    /// Nothing is done and nothing answered, and the connection stays open.
+    Hold,
     /// The answer ends in its middle.
     Truncated,
     /// Busy: this status, with so many seconds of `Retry-After`.

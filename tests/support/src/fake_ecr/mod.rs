@@ -9,6 +9,7 @@ mod http;
 mod registry;
 
 use std::collections::BTreeMap;
+use std::io::{self, Read};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -275,6 +276,10 @@ fn serve(
             state
                 .requests
                 .push(format!("{} {}", request.method, request.target));
+            if fault == Some(Fault::Hold) {
+                drop(state);
+                return hold(&stream, ended);
+            }
             let own = match &fault {
                 Some(Fault::Status {
                     status,
@@ -310,6 +315,13 @@ fn serve(
             return;
         }
     }
+}
+
+/// Keeps a connection open that is not answered, until either end has ended.
+fn hold(mut stream: &TcpStream, ended: &AtomicBool) {
+    _ = stream.set_read_timeout(Some(Duration::from_millis(50)));
+    let waits = |error: &io::Error| error.kind() == io::ErrorKind::WouldBlock;
+    while !ended.load(Ordering::Relaxed) && stream.read(&mut [0]).is_err_and(|e| waits(&e)) {}
 }
 
 fn answer(state: &mut EcrState, request: &FakeRequest) -> Option<FakeResponse> {
