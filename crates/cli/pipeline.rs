@@ -141,7 +141,17 @@ pub(crate) async fn publish(
     let report = publisher
         .push(image, targets, options, observer)
         .await
-        .map_err(push_failure)?;
+        .map_err(|error| {
+            let stays = error.content_is_there && !image.referrers().is_empty();
+            let failure = push_failure(error);
+            match stays {
+                true => failure.evidence(format!(
+                    "what is attached to {}, such as its receipt, stays: it is about the digest, not about a tag",
+                    image.digest()
+                )),
+                false => failure,
+            }
+        })?;
     report::publishing::summary(printer, &report);
     Ok((report, began.elapsed()))
 }

@@ -1,5 +1,6 @@
 //! Publishing to Amazon ECR, with the program: credentials, its refusals, tags as a transaction.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use smokegate_test_support::{
@@ -7,6 +8,9 @@ use smokegate_test_support::{
 };
 
 use super::{oci_archive, smokegate, text};
+
+/// Where each tag points.
+pub(super) type Tags = BTreeMap<String, String>;
 
 /// The program beside a fake ECR, with an image.
 pub(super) struct Ecr {
@@ -33,6 +37,23 @@ impl Ecr {
             image,
             archive,
         })
+    }
+
+    /// One whose `main` and `latest` point to another image, and where these tags point.
+    pub(super) fn with_old_tags(run_as: RunAs, manners: EcrManners) -> Option<(Self, Tags)> {
+        let ecr = Self::start(run_as, manners)?;
+        ecr.fake.create("team/app");
+        let (_, other) = oci_archive(&ecr.context, "layers-packed");
+        let mut words = ecr.words("push", &["main", "latest"], &[]);
+        words[1] = text(&other).to_owned();
+        ecr.context.run(words).assert_code(0);
+        let tags = ecr.tags();
+        assert_eq!(tags.len(), 2);
+        Some((ecr, tags))
+    }
+
+    pub(super) fn tags(&self) -> Tags {
+        self.fake.state().repository("team/app").tags.clone()
     }
 
     pub(super) fn reference(tag: &str) -> String {
@@ -66,7 +87,7 @@ impl Ecr {
             .collect()
     }
 
-    fn run(&self, command: &str, tags: &[&str], more: &[&str]) -> Finished {
+    pub(super) fn run(&self, command: &str, tags: &[&str], more: &[&str]) -> Finished {
         self.context.run(self.words(command, tags, more))
     }
 

@@ -1,39 +1,18 @@
 //! A push that is killed while its tags move: what it leaves, and that it can be finished and undone.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::time::Duration;
 
 use rustix::process::Signal;
 use smokegate_test_support::{EcrManners, Fault, FaultSchedule, Finished, RunAs, wait_for};
 
-use super::ecr::Ecr;
+use super::ecr::{Ecr, Tags};
 use super::text;
 
 /// In the order in which they move.
 const TAGS: [&str; 3] = ["1.0.0", "main", "latest"];
 
-/// Where each tag of [`TAGS`] points.
-type Tags = BTreeMap<String, String>;
-
 impl Ecr {
-    /// One whose `main` and `latest` point to another image, and where these tags point.
-    fn with_old_tags(run_as: RunAs) -> Option<(Self, Tags)> {
-        let ecr = Self::start(run_as, EcrManners::default())?;
-        ecr.fake.create("team/app");
-        let (_, other) = super::oci_archive(&ecr.context, "layers-packed");
-        let mut words = ecr.words("push", &["main", "latest"], &[]);
-        words[1] = text(&other).to_owned();
-        ecr.context.run(words).assert_code(0);
-        let tags = ecr.tags();
-        assert_eq!(tags.len(), 2);
-        Some((ecr, tags))
-    }
-
-    fn tags(&self) -> Tags {
-        self.fake.state().repository("team/app").tags.clone()
-    }
-
     /// Starts `command`, and kills it when the first request of `method` for `path` is under way.
     fn kill_at(&self, command: &str, method: &str, path: &str, fault: Fault, more: &[&str]) {
         let faults = FaultSchedule::default();
@@ -96,7 +75,9 @@ fn rootless_killed_push_is_finished_or_undone() {
             (Fault::Stall(Duration::from_secs(30)), moved + 1),
         ] {
             for undo in [false, true] {
-                let Some((ecr, old)) = Ecr::with_old_tags(RunAs::OrdinaryUser) else {
+                let Some((ecr, old)) =
+                    Ecr::with_old_tags(RunAs::OrdinaryUser, EcrManners::default())
+                else {
                     return;
                 };
                 let path = format!("/manifests/{held}");
@@ -137,7 +118,8 @@ fn rootless_killed_upload_moves_no_tag() {
         ("GET", "/manifests/latest"),
     ];
     for (method, path) in held {
-        let Some((ecr, old)) = Ecr::with_old_tags(RunAs::OrdinaryUser) else {
+        let Some((ecr, old)) = Ecr::with_old_tags(RunAs::OrdinaryUser, EcrManners::default())
+        else {
             return;
         };
         ecr.kill_at("push", method, path, Fault::Hold, &[]);
@@ -151,7 +133,7 @@ fn rootless_killed_upload_moves_no_tag() {
 }
 
 fn killed_ship(run_as: RunAs) {
-    let Some((ecr, old)) = Ecr::with_old_tags(run_as) else {
+    let Some((ecr, old)) = Ecr::with_old_tags(run_as, EcrManners::default()) else {
         return;
     };
     let path = "/manifests/main";

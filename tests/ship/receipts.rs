@@ -8,8 +8,11 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use smokegate_image::Digest;
-use smokegate_test_support::{Finished, Need, RunAs, Smokegate, program, require};
+use smokegate_test_support::{
+    EcrManners, FakeEcr, Fault, FaultSchedule, Finished, Need, RunAs, Smokegate, program, require,
+};
 
+use super::ecr::Ecr;
 use super::{Registry, beside_registry, oci_archive, ship, skopeo_digest, smokegate, text};
 
 const BUNDLE: &str = "application/vnd.dev.sigstore.bundle.v0.3+json";
@@ -338,6 +341,75 @@ fn bundle_of(layout: &Path) -> Vec<u8> {
     let mut bundles: Vec<_> = contents.filter(is_bundle).collect();
     assert_eq!(bundles.len(), 1);
     bundles.remove(0)
+}
+
+/// Where the receipt can be read when the tags cannot be moved, or not be attached at all.
+#[test]
+fn rootless_receipt_of_tags_that_went_back_stays_attached() {
+    for lists_referrers in [true, false] {
+        let manners = EcrManners {
+            lists_referrers,
+            ..EcrManners::default()
+        };
+        let Some((ecr, old)) = Ecr::with_old_tags(RunAs::OrdinaryUser, manners) else {
+            return;
+        };
+        let tags = ["main", "latest"];
+        let ship = |method, path, allowed| {
+            let refuse =
+                FaultSchedule::default().and_lasting(method, path, allowed, Fault::Refuse(403));
+            ecr.fake.set_faults(refuse);
+            let run = ecr.run("ship", &tags, &["--publish", "0:8080", "--attach-receipt"]);
+            run.assert_code(6);
+            assert_eq!(run.stdout, "");
+            assert_eq!(ecr.context.receipt()["published"], json!([]));
+            ecr.fake.set_faults(FaultSchedule::default());
+            run
+        };
+        let digest = ecr.image.digest();
+        let by_digest = format!("{}/team/app@{digest}", FakeEcr::HOST);
+        let config = ecr.context.dir().join("registries.toml");
+        let trust = ["--allow-unsigned", "--registry-config", text(&config)];
+        let verify = || verify(&ecr.context, &by_digest, &trust);
+
+        // The image's manifest is taken, the receipt's is not.
+        let run = ship("PUT", "/manifests/sha256:", 1);
+        let said = format!("to {digest}: the registry answered 403");
+        let first = run
+            .stderr
+            .lines()
+            .find(|line| line.starts_with("error: "))
+            .unwrap();
+        assert!(
+            first.contains("publishing failed: cannot attach sha256:") && first.contains(&said),
+            "{first}"
+        );
+        assert!(
+            run.stderr.contains("\n  no tag was moved\n"),
+            "{}",
+            run.stderr
+        );
+        assert!(
+            run.stderr.contains("without `--attach-receipt`"),
+            "{}",
+            run.stderr
+        );
+        assert_eq!(ecr.tags(), old);
+        verify().assert_code(1);
+
+        // All content is taken, and then `latest` cannot be moved.
+        let run = ship("PUT", "/manifests/latest", 0);
+        let said = format!("what is attached to {digest}, such as its receipt, stays");
+        assert!(run.stderr.contains(&said), "{}", run.stderr);
+        assert!(run.stderr.contains("were put back"), "{}", run.stderr);
+        let mut now = ecr.tags();
+        let list = now.remove(&digest.to_string().replace(':', "-"));
+        assert_eq!(list.is_none(), lists_referrers, "the list is a tag then");
+        assert_eq!(now, old);
+        let run = verify();
+        run.assert_code(0);
+        assert_eq!(run.stdout, format!("{digest}\n"));
+    }
 }
 
 #[test]

@@ -231,6 +231,17 @@ pub enum Error {
         /// What was read.
         got: Option<Digest>,
     },
+    /// A referrer that cannot be published with what it refers to: a receipt, a signature, an SBOM.
+    #[error("cannot attach {digest} to {subject}")]
+    Attach {
+        /// The referrer's manifest.
+        digest: Digest,
+        /// What it refers to.
+        subject: Digest,
+        /// Why not.
+        #[source]
+        source: Box<Error>,
+    },
     /// A referrer that was sent, and that the registry does not list with what it refers to.
     #[error("the registry does not list {digest} among what refers to `{reference}`")]
     NotListed {
@@ -308,6 +319,7 @@ impl Error {
             }
             Self::Content { .. } | Self::Image(_) => ErrorKind::Image,
             Self::Keep { .. } => ErrorKind::Host,
+            Self::Attach { source, .. } => source.kind(),
             _ => ErrorKind::Registry,
         }
     }
@@ -328,6 +340,9 @@ impl Error {
             Self::ImmutableTag { .. } => {
                 Some("publish to a tag that does not exist yet; nothing can move this one")
             }
+            Self::Attach { source, .. } => Some(source.hint().unwrap_or(
+                "a registry may not take what refers to an image; a receipt goes elsewhere without `--attach-receipt`",
+            )),
             Self::NotThere { .. } => Some("push the image again"),
             Self::TagElsewhere { .. } => Some(
                 "somebody else published meanwhile; push again if the tag is to be moved all the same",

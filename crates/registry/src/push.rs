@@ -27,20 +27,21 @@ impl Publisher {
         // Threads that write files are not ended with the tasks that wait for them.
         let _ended = EndOnDrop(Arc::clone(&run));
         let tags: Vec<TagState> = tag_states(plan);
-        let failed = |tags: Vec<TagState>| {
-            |source| PushError {
+        let failed = |tags: Vec<TagState>, content_is_there| {
+            move |source| PushError {
                 tags,
                 source: Box::new(source),
                 journal: None,
+                content_is_there,
             }
         };
         let archives = match Box::pin(self.content(&run, plan)).await {
             Ok(archives) => archives,
-            Err(source) => return Err(failed(tags)(source)),
+            Err(source) => return Err(failed(tags, false)(source)),
         };
         let moves = TagMoves::prepare(self, plan, image, tags.clone(), archives)
             .await
-            .map_err(failed(tags))?;
+            .map_err(failed(tags, true))?;
         let tags = Box::pin(moves.carry_out(options, observer)).await?;
         let targets = tags.into_iter().map(|tag| TargetReport {
             moved: tag.is_moved(),

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use smokegate_image::{Blob, Content, Document};
+use smokegate_image::{Blob, Content, Document, subject_of};
 use tokio::task::JoinSet;
 
 use crate::archive_target::{ArchiveTarget, WrittenArchive};
@@ -133,10 +133,7 @@ impl Publisher {
                 for (document, write) in documents {
                     match (&destination, &repository) {
                         (_, Some(repository)) => {
-                            if write {
-                                repository.put_document(&document).await?;
-                            }
-                            repository.list_referrer(&document).await?;
+                            put(repository, &document, write).await?;
                         }
                         (Destination::Layout(path), _) => {
                             let (layout, document) = (LayoutTarget::new(path), document.clone());
@@ -158,6 +155,25 @@ impl Publisher {
         }
         joined(writing).await.map(drop)
     }
+}
+
+/// Writes a document unless it is there, and has it listed if it refers to another.
+async fn put(repository: &Repository, document: &Document, write: bool) -> Result<(), Error> {
+    let put = async {
+        if write {
+            repository.put_document(document).await?;
+        }
+        repository.list_referrer(document).await
+    };
+    put.await
+        .map_err(|error| match subject_of(&document.bytes) {
+            None => error,
+            Some(subject) => Error::Attach {
+                digest: document.digest.clone(),
+                subject,
+                source: Box::new(error),
+            },
+        })
 }
 
 /// A blob on its way to a repository.

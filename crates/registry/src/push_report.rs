@@ -144,6 +144,8 @@ pub struct PushError {
     /// The journal with which [`Publisher::resume`](crate::Publisher::resume) and
     /// [`Publisher::undo`](crate::Publisher::undo) can finish or undo it; none where nothing is left to do.
     pub journal: Option<PathBuf>,
+    /// Whether all content was everywhere, with what refers to the image, so that only tags were missing. It stays.
+    pub content_is_there: bool,
 }
 
 impl PushError {
@@ -169,6 +171,7 @@ impl PushError {
             tags: tags.collect(),
             source: Box::new(source),
             journal: None,
+            content_is_there: false,
         }
     }
 }

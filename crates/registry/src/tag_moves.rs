@@ -444,6 +444,7 @@ impl<'a> TagMoves<'a> {
             tags: self.tags,
             source: Box::new(source),
             journal,
+            content_is_there: true,
         }
     }
 }
