@@ -12,6 +12,7 @@ mod receipts;
 mod registry;
 mod targets;
 mod traced;
+mod way;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -38,6 +39,24 @@ impl Registry {
         let dir = tempfile::tempdir().expect("making the registry's directory");
         let server = DockerRegistry::start(dir.path(), options);
         Some(Self { server, _dir: dir })
+    }
+
+    /// One that asks for [`DockerRegistry::USER`] and the password.
+    fn with_password() -> Option<Self> {
+        Self::start(RegistryOptions {
+            htpasswd: true,
+            ..RegistryOptions::default()
+        })
+    }
+
+    /// One that speaks TLS; `None` where the host has no openssl either.
+    fn with_tls(client_certificate: bool) -> Option<Self> {
+        let options = RegistryOptions {
+            tls: true,
+            client_certificate,
+            ..RegistryOptions::default()
+        };
+        require(Need::Openssl).then(|| Self::start(options))?
     }
 
     /// `127.0.0.1:PORT/NAME`, with a tag where `name` has one.

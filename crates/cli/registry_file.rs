@@ -79,6 +79,14 @@ impl Entry {
         {
             return Err("`endpoint` is not a URL, such as https://registry.internal:8443");
         }
+        let proxies = ["http://", "https://", "socks5://", "socks5h://"];
+        if let Some(proxy) = &self.proxy
+            && !proxies.iter().any(|scheme| proxy.starts_with(scheme))
+        {
+            return Err(
+                "`proxy` is not a URL, such as http://proxy.internal:3128 or socks5h://proxy.internal:1080",
+            );
+        }
         if self.parallel_uploads == Some(0) {
             return Err("`parallel-uploads` is at least 1");
         }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
-use smokegate_test_support::{DockerRegistry, Finished, RegistryOptions, RunAs, Smokegate};
+use smokegate_test_support::{DockerRegistry, Finished, RunAs, Smokegate};
 
 use super::{Registry, oci_archive, ship, smokegate};
 
@@ -19,11 +19,7 @@ fn registry_real_rootless_wrong_credentials_stop_before_anything_runs() {
     let Some(mut context) = smokegate(RunAs::OrdinaryUser) else {
         return;
     };
-    let options = RegistryOptions {
-        htpasswd: true,
-        ..RegistryOptions::default()
-    };
-    let Some(registry) = Registry::start(options) else {
+    let Some(registry) = Registry::with_password() else {
         return;
     };
     let (_, archive) = oci_archive(&context, "serve");
@@ -49,11 +45,7 @@ fn registry_real_rootless_wrong_credentials_stop_before_anything_runs() {
 
 #[test]
 fn registry_real_rootless_credentials_are_found_and_not_shown() {
-    let options = RegistryOptions {
-        htpasswd: true,
-        ..RegistryOptions::default()
-    };
-    let Some(registry) = Registry::start(options) else {
+    let Some(registry) = Registry::with_password() else {
         return;
     };
     let set_up: [(&str, SetUp); 3] = [

@@ -1,6 +1,6 @@
 //! Images and services that are in a registry.
 
-use smokegate_test_support::{RegistryOptions, RunAs, Smokegate, free_port};
+use smokegate_test_support::{RunAs, Smokegate, free_port};
 
 use super::{Registry, beside_registry, oci_archive, skopeo_digest, smokegate, text};
 
@@ -47,11 +47,7 @@ fn image_and_service(run_as: RunAs) {
     let Some(mut context) = smokegate(run_as) else {
         return;
     };
-    let options = RegistryOptions {
-        htpasswd: true,
-        ..RegistryOptions::default()
-    };
-    let Some(registry) = Registry::start(options) else {
+    let Some(registry) = Registry::with_password() else {
         return;
     };
     let address = registry.server.address();

@@ -41,11 +41,7 @@ fn registry_real_rootless_executes_the_configured_credential_helper_only() {
     let Some(mut context) = traceable(RunAs::OrdinaryUser) else {
         return;
     };
-    let options = RegistryOptions {
-        htpasswd: true,
-        ..RegistryOptions::default()
-    };
-    let Some(registry) = Registry::start(options) else {
+    let Some(registry) = Registry::with_password() else {
         return;
     };
     let script = context.write("bin/docker-credential-smoke", helper(&registry));

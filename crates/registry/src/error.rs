@@ -65,6 +65,17 @@ pub enum Error {
         #[source]
         source: reqwest::Error,
     },
+    /// A connection that the registry ended because of who we are, or are not.
+    #[error("no answer to {method} {url}: the server wants a client certificate that it trusts")]
+    ClientUnknown {
+        /// The method.
+        method: Method,
+        /// The URL without its query.
+        url: String,
+        /// What it said in TLS.
+        #[source]
+        source: reqwest::Error,
+    },
     /// A connection on which nothing moved any more.
     #[error("{method} {url} stalled: nothing was transferred for {}s", .idle.as_secs())]
     Stalled {
@@ -333,6 +344,9 @@ impl Error {
                 ),
                 _ => Some("if the registry serves plain HTTP, say so with `--plain-http`"),
             },
+            Self::ClientUnknown { .. } => Some(
+                "name the certificate and its key for this registry in registries.toml: `client-certificate` and `client-key`",
+            ),
             Self::Credential(CredentialError::NoAws { .. }) => Some(
                 "choose a profile with `AWS_PROFILE`, or give a CI job `AWS_ROLE_ARN` and its OIDC token \
                  (GitHub: `permissions: id-token: write`; GitLab: `id_tokens: GITLAB_OIDC_TOKEN`)",
@@ -392,11 +406,39 @@ impl Error {
 
 /// What TLS found wrong for good: a certificate does not become valid, nor HTTP TLS, by asking again.
 fn tls_problem(error: &reqwest::Error) -> Option<&rustls::Error> {
+    tls_error(error).filter(|error| {
+        matches!(
+            error,
+            rustls::Error::InvalidCertificate(_) | rustls::Error::InvalidMessage(_)
+        )
+    })
+}
+
+/// Whether the server said that it does not take our certificate, or misses one. TLS 1.2 has no word for the latter,
+/// and some servers use none of TLS 1.3 either.
+pub(crate) fn is_client_unknown(error: &reqwest::Error) -> bool {
+    use rustls::AlertDescription as Alert;
+    let Some(rustls::Error::AlertReceived(alert)) = tls_error(error) else {
+        return false;
+    };
+    matches!(
+        alert,
+        Alert::BadCertificate
+            | Alert::UnsupportedCertificate
+            | Alert::CertificateRevoked
+            | Alert::CertificateExpired
+            | Alert::CertificateUnknown
+            | Alert::CertificateRequired
+            | Alert::UnknownCA
+            | Alert::AccessDenied
+    )
+}
+
+fn tls_error(error: &reqwest::Error) -> Option<&rustls::Error> {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(error) = cause {
-        let tls = error.downcast_ref::<rustls::Error>();
-        if let Some(rustls::Error::InvalidCertificate(_) | rustls::Error::InvalidMessage(_)) = tls {
-            return tls;
+        if let Some(tls) = error.downcast_ref::<rustls::Error>() {
+            return Some(tls);
         }
         // The source of an I/O error is that of what it wraps, which would be passed over.
         let wrapped = error

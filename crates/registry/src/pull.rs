@@ -18,11 +18,11 @@ use smokegate_image::{
 use crate::auth::Access;
 use crate::blob_file::{cannot_keep, keep, path_in};
 use crate::layout_target::{LAYOUT_FILE, REF_NAME, index_of};
-use crate::manifest::{INDEX, MANIFEST, digest};
+use crate::manifest::{INDEX, MANIFEST, ServedManifest, digest};
 use crate::registries::Registries;
 use crate::tasks::bounded;
 use crate::transport::Repository;
-use crate::{CredentialEnvironment, Error, PullError, RegistryOptions};
+use crate::{Error, PullError};
 
 /// Which documents of an image are fetched.
 #[derive(Clone, Copy, Debug)]
@@ -35,7 +35,7 @@ pub enum Documents<'a> {
     ForPlatform(&'a OpenOptions),
 }
 
-/// Fetches images. Holds what was learnt about registries and credentials; one serves a whole run.
+/// Fetches images, with the tokens and connections of the [`Publisher`](crate::Publisher) that gave it.
 #[derive(Debug)]
 pub struct Puller {
     registries: Arc<Registries>,
@@ -51,18 +51,6 @@ pub struct Remote {
 }
 
 impl Puller {
-    /// Sets up the client. No file is read but the certificates, and nothing is dialled.
-    ///
-    /// # Errors
-    /// When the certificates cannot be used.
-    pub fn new(
-        options: RegistryOptions,
-        environment: &CredentialEnvironment,
-    ) -> Result<Self, Error> {
-        let registries = Registries::new(options, environment)?;
-        Ok(Self::of(Arc::new(registries)))
-    }
-
     pub(crate) fn of(registries: Arc<Registries>) -> Self {
         Self { registries }
     }
@@ -224,7 +212,7 @@ impl Root {
     }
 
     fn entry(&self) -> Value {
-        json!({ "mediaType": self.media_type, "digest": self.digest, "size": self.bytes.len() })
+        entry(&self.media_type, &self.digest, self.bytes.len())
     }
 }
 
@@ -329,7 +317,11 @@ impl Walk<'_> {
             if level.is_empty() {
                 break;
             }
-            found.extend(level.iter().map(listed));
+            found.extend(
+                level
+                    .iter()
+                    .map(|one| entry(&one.media_type, &one.digest, one.bytes.len())),
+            );
             subjects = level.into_iter().map(|document| document.digest).collect();
         }
         Ok(found)
@@ -343,18 +335,10 @@ async fn referrer(
     digest: Digest,
     subject: Digest,
 ) -> Result<Option<Document>, Error> {
-    let access = Access::pull(&repository.name);
-    let served = repository
-        .get_manifest(&digest.to_string(), &access)
-        .await?;
     // A list outlives what it lists, where clients keep it.
-    let Some(served) = served else {
+    let Some(served) = verified(&repository, &digest).await? else {
         return Ok(None);
     };
-    let got = crate::manifest::digest(digest.algorithm(), &served.bytes);
-    if got != digest {
-        return Err(other_bytes(&digest, &got));
-    }
     if subject_of(&served.bytes) != Some(subject) {
         return Ok(None);
     }
@@ -363,13 +347,26 @@ async fn referrer(
     Ok(Some(Document { digest, ..document }))
 }
 
-/// How the layout's index lists a referrer.
-fn listed(document: &Document) -> Value {
-    json!({
-        "mediaType": document.media_type,
-        "digest": document.digest,
-        "size": document.bytes.len(),
-    })
+/// What the registry has under a digest, if anything.
+async fn verified(
+    repository: &Repository,
+    digest: &Digest,
+) -> Result<Option<ServedManifest>, Error> {
+    let access = Access::pull(&repository.name);
+    let name = digest.to_string();
+    let Some(served) = repository.get_manifest(&name, &access).await? else {
+        return Ok(None);
+    };
+    let got = crate::manifest::digest(digest.algorithm(), &served.bytes);
+    if got != *digest {
+        return Err(other_bytes(digest, &got));
+    }
+    Ok(Some(served))
+}
+
+/// How the layout's index lists a manifest.
+fn entry(media_type: &str, digest: &Digest, size: usize) -> Value {
+    json!({ "mediaType": media_type, "digest": digest, "size": size })
 }
 
 fn is_manifest(descriptor: &Descriptor) -> bool {
@@ -390,15 +387,8 @@ async fn document(
             .await?;
         return Ok(Vec::new());
     }
-    let access = Access::pull(&repository.name);
-    let served = repository
-        .get_manifest(&digest.to_string(), &access)
-        .await?;
+    let served = verified(&repository, &digest).await?;
     let served = served.ok_or_else(|| repository.has_no(format!("manifest {digest}")))?;
-    let got = crate::manifest::digest(digest.algorithm(), &served.bytes);
-    if got != digest {
-        return Err(other_bytes(&digest, &got));
-    }
     keep(&layout, &digest, &served.bytes)?;
     Ok(children(&served.bytes))
 }

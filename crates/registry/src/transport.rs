@@ -10,6 +10,7 @@ use reqwest::{Client, ClientBuilder, Method, RequestBuilder, Response, StatusCod
 
 use crate::auth::{Access, Authenticator, CredentialStore};
 use crate::ecr::EcrHost;
+use crate::error::is_client_unknown;
 use crate::location::{is_loopback, redirects, same_origin, shown};
 use crate::retry::Backoff;
 use crate::wire_error::{READ_LIMIT, WireError, retry_after};
@@ -98,9 +99,17 @@ impl Exchange {
     pub(crate) fn failed(&self, source: reqwest::Error) -> Error {
         // The error's own URL would show the query.
         let source = source.without_url();
+        let (method, url) = (self.method.clone(), shown(&self.url));
+        if is_client_unknown(&source) {
+            return Error::ClientUnknown {
+                method,
+                url,
+                source,
+            };
+        }
         Error::Request {
-            method: self.method.clone(),
-            url: shown(&self.url),
+            method,
+            url,
             source,
         }
     }
@@ -261,7 +270,9 @@ impl Registry {
             .map_err(|_| invalid())?;
         // Port 443 was said to mean TLS, on loopback too.
         let names_https = host.ends_with(":443");
-        if options.plain_http || (is_loopback(&base) && !names_https) {
+        let said = settings.as_ref().and_then(|settings| settings.plain_http);
+        let general = options.plain_http || (is_loopback(&base) && !names_https);
+        if said.unwrap_or(general) {
             base = format!("http://{host}/v2/")
                 .parse()
                 .map_err(|_| invalid())?;

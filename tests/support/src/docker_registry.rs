@@ -4,11 +4,12 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use smokegate_image::Digest;
 
+use crate::Authority;
 use crate::requirements::program;
 use crate::wait::wait_for;
 
@@ -19,9 +20,14 @@ pub struct RegistryOptions {
     pub htpasswd: bool,
     /// Speaks HTTPS with a certificate of a CA of its own, [`DockerRegistry::ca_file`].
     pub tls: bool,
+    /// With TLS: wants a certificate of its clients too, from the same CA.
+    pub client_certificate: bool,
     /// Refuses every write.
     pub read_only: bool,
 }
+
+/// What the certificate of a registry is for.
+const SERVER_NAMES: &str = "IP:127.0.0.1,DNS:localhost,DNS:registry.test";
 
 /// A running registry; dropping it ends the process and leaves the directory to the caller.
 #[derive(Debug)]
@@ -101,9 +107,16 @@ impl DockerRegistry {
             options.read_only,
         );
         if options.tls {
-            make_certificates(dir)?;
-            yaml +=
-                &format!("  tls: {{certificate: '{root}/server.pem', key: '{root}/server.key'}}\n");
+            let authority = Authority::make(dir, "ca")?;
+            authority.issue("server", Some(SERVER_NAMES))?;
+            let clients = if options.client_certificate {
+                format!(", clientcas: ['{root}/ca.pem']")
+            } else {
+                String::new()
+            };
+            yaml += &format!(
+                "  tls: {{certificate: '{root}/server.pem', key: '{root}/server.key'{clients}}}\n"
+            );
         }
         if options.htpasswd {
             fs::write(dir.join("htpasswd"), Self::HTPASSWD)?;
@@ -138,7 +151,12 @@ impl DockerRegistry {
 
     /// The certificate that clients must trust where it speaks TLS.
     pub fn ca_file(&self) -> PathBuf {
-        self.dir.join("ca.pem")
+        self.authority().certificate()
+    }
+
+    /// Its CA, which may sign certificates of clients.
+    pub fn authority(&self) -> Authority {
+        Authority::in_dir(&self.dir, "ca")
     }
 
     /// The log with one line per request.
@@ -209,60 +227,6 @@ pub fn free_port() -> io::Result<u16> {
     Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
 }
 
-/// A CA and a server certificate for 127.0.0.1 and localhost.
-fn make_certificates(dir: &Path) -> io::Result<()> {
-    let key = [
-        "req",
-        "-x509",
-        "-newkey",
-        "ec",
-        "-pkeyopt",
-        "ec_paramgen_curve:P-256",
-        "-nodes",
-    ];
-    let openssl = || {
-        let mut command = program("openssl");
-        command.args(key).args(["-days", "30"]).current_dir(dir);
-        command
-    };
-    run(openssl().args([
-        "-subj",
-        "/CN=smokegate test CA",
-        "-keyout",
-        "ca.key",
-        "-out",
-        "ca.pem",
-    ]))?;
-    run(openssl()
-        .args([
-            "-subj",
-            "/CN=localhost",
-            "-keyout",
-            "server.key",
-            "-out",
-            "server.pem",
-        ])
-        .args([
-            "-CA",
-            "ca.pem",
-            "-CAkey",
-            "ca.key",
-            "-addext",
-            "basicConstraints=CA:FALSE",
-        ])
-        .args(["-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost"]))
-}
-
-fn run(command: &mut Command) -> io::Result<()> {
-    let output = command.output()?;
-    if output.status.success() {
-        return Ok(());
-    }
-    Err(io::Error::other(
-        String::from_utf8_lossy(&output.stderr).into_owned(),
-    ))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -277,7 +241,7 @@ mod tests {
         let options = RegistryOptions {
             htpasswd: true,
             tls: true,
-            read_only: false,
+            ..RegistryOptions::default()
         };
         let registry = DockerRegistry::start(dir.path(), options);
         assert!(registry.is_empty());

@@ -2,6 +2,7 @@
 //!
 //! The functions panic where a test could do nothing but fail: they are never part of the product.
 
+mod authority;
 mod debian_image;
 mod docker_archive;
 mod docker_registry;
@@ -18,10 +19,12 @@ mod process_tree;
 mod requirements;
 mod run_as;
 mod smokegate;
+mod socks_proxy;
 mod tar_pieces;
 mod wait;
 mod whole_archive;
 
+pub use authority::Authority;
 pub use debian_image::{debian_image, debian_layers, on_debian};
 pub use docker_registry::{DockerRegistry, RegistryOptions, free_port};
 pub use fake_ecr::{
@@ -39,6 +42,7 @@ pub use process_tree::{Process, ProcessTree};
 pub use requirements::{Need, find_program, program, require};
 pub use run_as::{RunAs, is_root};
 pub use smokegate::{Finished, Running, Smokegate};
+pub use socks_proxy::SocksProxy;
 pub use tar_pieces::TarPieces;
 pub use wait::wait_for;
 pub use whole_archive::compress_archive;

@@ -3,18 +3,12 @@
 use std::path::Path;
 
 use smokegate_image::{Digest, Image, ImageSource, Limits, OpenOptions, Platform};
-use smokegate_registry::{
-    CredentialEnvironment, Documents, ErrorKind, Publisher, PullError, Puller, Remote,
-};
+use smokegate_registry::{Documents, ErrorKind, Publisher, PullError, Remote};
 use smokegate_test_support::{EcrManners, FakeEcr};
 
 use crate::ecr_credentials::client;
-use crate::images::{chain, index, layer, options, publisher, push, small};
+use crate::images::{chain, index, layer, publisher, push, small};
 use crate::scripted::{Reply, Scripted, answer, answer_with};
-
-fn puller() -> Puller {
-    Puller::new(options(), &CredentialEnvironment::default()).unwrap()
-}
 
 async fn documents(
     reference: &str,
@@ -22,7 +16,8 @@ async fn documents(
     layout: &Path,
 ) -> Result<Remote, PullError> {
     let reference = reference.parse().unwrap();
-    puller().documents(&reference, documents, layout).await
+    let puller = publisher().puller();
+    puller.documents(&reference, documents, layout).await
 }
 
 async fn all(reference: &str, layout: &Path) -> Result<Remote, PullError> {
@@ -268,12 +263,11 @@ async fn aws_credentials_pull_from_ecr_too() {
         fake.create("team/app");
         let (options, environment) = client(&fake, fake.environment(), None, "");
         let (image, reference) = (small(), format!("{host}/team/app:1"));
-        let publisher = Publisher::new(options.clone(), &environment).unwrap();
+        let publisher = Publisher::new(options, &environment).unwrap();
         push(&publisher, &image, std::slice::from_ref(&reference))
             .await
             .unwrap();
-        fake.state().token_requests.clear();
-        let puller = Puller::new(options, &environment).unwrap();
+        let puller = publisher.puller();
         let layout = tempfile::tempdir().unwrap();
         let pulled = puller
             .documents(
@@ -288,11 +282,15 @@ async fn aws_credentials_pull_from_ecr_too() {
             .blobs(image.blobs())
             .await
             .unwrap_or_else(|error| panic!("{}", chain(&error)));
-        assert_eq!(fake.state().token_requests.len(), 1, "one token for all");
+        assert_eq!(
+            fake.state().token_requests.len(),
+            1,
+            "one token for all that a run does"
+        );
         // Without the credential it is the registry that is not to be had, not the image that is at fault.
         let off = ("AWS_EC2_METADATA_DISABLED".to_owned(), "true".to_owned());
         let (options, environment) = client(&fake, [off].into(), None, "");
-        let stranger = Puller::new(options, &environment).unwrap();
+        let stranger = Publisher::new(options, &environment).unwrap().puller();
         let empty = tempfile::tempdir().unwrap();
         let limits = Limits::default();
         let documents = Documents::All(&limits);
