@@ -261,6 +261,12 @@ pub enum Error {
         /// What refers to it.
         digest: Digest,
     },
+    /// The tag that lists what refers to a manifest, where registries have no API for that, is something else.
+    #[error("`{reference}` is no list of referrers, so that none can be added to it")]
+    NotAList {
+        /// The tag with its repository.
+        reference: String,
+    },
     /// More refers to a manifest than is carried along.
     #[error("more than {limit} manifests refer to `{reference}`")]
     ManyReferrers {
@@ -358,6 +364,9 @@ impl Error {
                 "a registry may not take what refers to an image; a receipt goes elsewhere without `--attach-receipt`",
             )),
             Self::NotThere { .. } => Some("push the image again"),
+            Self::NotAList { .. } => Some(
+                "the OCI distribution spec has a list of referrers under that name; give what is there another tag",
+            ),
             Self::TagElsewhere { .. } => Some(
                 "somebody else published meanwhile; push again if the tag is to be moved all the same",
             ),

@@ -9,21 +9,28 @@ use smokegate_image::{Digest, Document, subject_of};
 use crate::Error;
 use crate::auth::Access;
 use crate::layout_target::index_of;
-use crate::location::resolve;
+use crate::location::{resolve, shown};
 use crate::manifest::{INDEX, ServedManifest};
 use crate::retry::Backoff;
 use crate::transport::{Answer, Repository};
 
 /// Of one page. Registries hold manifests and indexes to 4 MiB.
 const PAGE_LIMIT: usize = 4 << 20;
-/// More than this refers to no image that anybody has seen; each is fetched on its own.
+/// More than this refers to no image that anybody has seen; each is fetched on its own. Also of pages.
 const MOST: usize = 1000;
 
 /// The descriptors of what refers to a manifest, as they were listed.
 struct Listed {
     entries: Vec<Value>,
-    /// Whether the registry keeps the list itself.
-    by_api: bool,
+    keeper: Keeper,
+}
+
+/// Who keeps the list.
+enum Keeper {
+    /// The registry.
+    Registry,
+    /// Its clients, under a tag, as this index; `None` where there is something else.
+    Clients(Option<Value>),
 }
 
 impl Listed {
@@ -59,10 +66,21 @@ impl Repository {
             if listed.has(document) {
                 return Ok(());
             }
-            if !listed.by_api {
+            if let Keeper::Clients(index) = listed.keeper {
+                let Some(mut index) = index else {
+                    return Err(Error::NotAList {
+                        reference: format!(
+                            "{}/{}:{}",
+                            self.registry.name(),
+                            self.name,
+                            tag_of(&subject)
+                        ),
+                    });
+                };
                 let mut entries = listed.entries;
                 entries.push(descriptor(document));
-                let index = serde_json::to_vec(&index_of(entries)).expect("a JSON value");
+                index["manifests"] = Value::Array(entries);
+                let index = serde_json::to_vec(&index).expect("a JSON value");
                 let index = Document::attached(INDEX, index, Vec::new());
                 self.put_manifest(&tag_of(&subject), &index).await?;
                 // Who read the list before this and writes it after this leaves ours out: so it is read again.
@@ -82,19 +100,27 @@ impl Repository {
         if let Some(entries) = self.listed_by_api(subject, access).await? {
             return Ok(Listed {
                 entries,
-                by_api: true,
+                keeper: Keeper::Registry,
             });
         }
         let tag = tag_of(subject);
         let found = self.get_manifest(&tag, access).await?;
-        let entries = match found {
-            Some(ServedManifest { bytes, .. }) => entries_of(&bytes).unwrap_or_default(),
-            None => Vec::new(),
+        let index = match found {
+            None => Some(index_of(Vec::new())),
+            Some(ServedManifest { bytes, media_type }) if media_type == INDEX => {
+                let index = serde_json::from_slice(&bytes).ok();
+                index.filter(|index: &Value| index["manifests"].is_array())
+            }
+            Some(_) => None,
         };
+        let entries = index
+            .as_ref()
+            .and_then(|index| index["manifests"].as_array());
+        let entries = entries.cloned().unwrap_or_default();
         self.few(subject, &entries)?;
         Ok(Listed {
             entries,
-            by_api: false,
+            keeper: Keeper::Clients(index),
         })
     }
 
@@ -106,14 +132,18 @@ impl Repository {
     ) -> Result<Option<Vec<Value>>, Error> {
         let mut next = Some(self.url(&format!("referrers/{subject}")));
         let mut entries = Vec::new();
+        let mut pages = 0;
         while let Some(url) = next.take() {
             let Some((page, following)) = self.page(&url, access).await? else {
                 return Ok(None);
             };
             entries.extend(page);
-            self.few(subject, &entries)?;
-            // A page that says it is followed by itself would be read for ever.
-            next = following.filter(|following| *following != url);
+            // Pages that go round in a circle, or have nothing on them, would be read for ever.
+            pages += 1;
+            if entries.len().max(pages) > MOST {
+                return Err(self.many(subject));
+            }
+            next = following;
         }
         Ok(Some(entries))
     }
@@ -153,10 +183,14 @@ impl Repository {
         if entries.len() <= MOST {
             return Ok(());
         }
-        Err(Error::ManyReferrers {
+        Err(self.many(subject))
+    }
+
+    fn many(&self, subject: &Digest) -> Error {
+        Error::ManyReferrers {
             reference: format!("{}/{}@{subject}", self.registry.name(), self.name),
             limit: MOST,
-        })
+        }
     }
 }
 
@@ -211,10 +245,19 @@ fn following(answer: &Answer) -> Result<Option<Url>, Error> {
         return Ok(None);
     };
     let url = link.strip_prefix('<').and_then(|link| link.split_once('>'));
-    match url {
-        Some((url, rest)) if rest.contains("next") => resolve(answer.url(), url).map(Some),
-        _ => Ok(None),
+    let Some((url, _)) = url.filter(|(_, rest)| rest.contains("next")) else {
+        return Ok(None);
+    };
+    let next = resolve(answer.url(), url)?;
+    // Nobody else knows what this registry has.
+    if (next.host_str(), next.port()) != (answer.url().host_str(), answer.url().port()) {
+        return Err(Error::Location {
+            url: shown(answer.url()),
+            location: shown(&next),
+            reason: "that is another host, and the rest of a list is not looked for there",
+        });
     }
+    Ok(Some(next))
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use smokegate_registry::{
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+const STATEMENT: &str = "application/vnd.in-toto+json";
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 
 pub(crate) fn blob(media_type: &str, bytes: Vec<u8>) -> Blob {
@@ -63,6 +64,11 @@ fn document(media_type: &str, text: String, kind: DocumentKind, children: Vec<Di
 
 /// An index of one image for each list of layers.
 pub(crate) fn index(images: Vec<Vec<Blob>>) -> Image {
+    index_with(images, false)
+}
+
+/// The same, with an attestation of each image if these are `attested`, as BuildKit adds them to the index.
+pub(crate) fn index_with(images: Vec<Vec<Blob>>, attested: bool) -> Image {
     let mut blobs: Vec<Blob> = Vec::new();
     let mut documents = Vec::new();
     for (number, layers) in images.into_iter().enumerate() {
@@ -95,6 +101,29 @@ pub(crate) fn index(images: Vec<Vec<Blob>>) -> Image {
         config: ImageConfig::default(),
         layers: Vec::new(),
     };
+    if attested {
+        let subjects: Vec<Digest> = documents.iter().map(|one| one.digest.clone()).collect();
+        for subject in subjects {
+            let config = blob(
+                CONFIG,
+                br#"{"architecture":"unknown","os":"unknown"}"#.to_vec(),
+            );
+            let statement = blob(STATEMENT, format!("of {subject}").into_bytes());
+            let text = format!(
+                r#"{{ "schemaVersion": 2, "mediaType": "{MANIFEST}", "config": {}, "layers": [{}] }}"#,
+                descriptor(CONFIG, config.digest(), config.size()),
+                descriptor(STATEMENT, statement.digest(), statement.size()),
+            );
+            let mine = [config, statement];
+            let children = mine.iter().map(|blob| blob.digest().clone()).collect();
+            documents.push(document(MANIFEST, text, DocumentKind::Attached, children));
+            for blob in mine {
+                if blobs.iter().all(|known| known.digest() != blob.digest()) {
+                    blobs.push(blob);
+                }
+            }
+        }
+    }
     let children: Vec<Digest> = documents.iter().map(|child| child.digest.clone()).collect();
     let described: Vec<String> = documents
         .iter()
@@ -115,6 +144,22 @@ pub(crate) fn index(images: Vec<Vec<Blob>>) -> Image {
         synthesized: false,
         notes: Vec::new(),
     })
+}
+
+/// The image with one more manifest that refers to `subject`, and says `word`.
+pub(crate) fn referred(image: &Image, subject: &Digest, word: &str) -> Image {
+    let config = blob("application/vnd.oci.empty.v1+json", b"{}".to_vec());
+    let statement = blob(STATEMENT, word.as_bytes().to_vec());
+    let text = format!(
+        r#"{{ "schemaVersion": 2, "mediaType": "{MANIFEST}", "artifactType": "{STATEMENT}", "config": {}, "layers": [{}], "subject": {} }}"#,
+        descriptor(config.media_type(), config.digest(), config.size()),
+        descriptor(STATEMENT, statement.digest(), statement.size()),
+        descriptor(MANIFEST, subject, 1),
+    );
+    let mine = [config, statement];
+    let children = mine.iter().map(|blob| blob.digest().clone()).collect();
+    let referrer = document(MANIFEST, text, DocumentKind::Attached, children);
+    image.with_referrer(referrer, mine)
 }
 
 pub(crate) fn small() -> Image {

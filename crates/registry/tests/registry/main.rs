@@ -9,6 +9,7 @@ mod layouts;
 mod moto;
 mod pull;
 mod real;
+mod referrers;
 mod schedules;
 mod scripted;
 mod tag_moves;

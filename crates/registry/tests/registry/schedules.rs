@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use smokegate_image::{Digest, Image};
+use serde_json::Value;
+use smokegate_image::{Digest, Image, subject_of};
 use smokegate_registry::{
     AwsEnvironment, CredentialEnvironment, Publisher, PushError, PushOptions, PushReport,
     RegistryOptions, RegistrySettings, TagPosition,
@@ -15,10 +16,12 @@ use smokegate_test_support::{
     EcrManners, EcrState, FakeEcr, FakeRepository, Fault, FaultSchedule, Noise,
 };
 
-use crate::images::{chain, index, layer, push, push_with};
+use crate::images::{chain, index_with, layer, push, push_with, referred};
 
 /// Where every tag of every repository points.
 type Tags = BTreeMap<String, String>;
+
+const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
 /// Faults of this length are longer than the publisher waits.
 const STALL: Duration = Duration::from_secs(4);
@@ -32,7 +35,7 @@ impl Dice {
         usize::try_from(self.0.next_word() % limit as u64).unwrap()
     }
 
-    /// 1 to 12 layers in one or two platforms.
+    /// 1 to 12 layers in one or two platforms, of which some have attestations, and some are referred to.
     fn image(&mut self) -> Image {
         let blobs = 1 + self.below(12);
         let images = 1 + self.below(2);
@@ -42,7 +45,14 @@ impl Dice {
             let seed = u8::try_from(self.below(200)).unwrap();
             layers[number % images].push(layer(seed, size));
         }
-        index(layers)
+        let mut image = index_with(layers, self.below(2) == 0);
+        for number in 0..self.below(4) {
+            // The index, one of its manifests, or another referrer.
+            let known: Vec<Digest> = image.published().map(|one| one.digest.clone()).collect();
+            let subject = &known[self.below(known.len())];
+            image = referred(&image, subject, &format!("{number} {}", self.0.next_word()));
+        }
+        image
     }
 }
 
@@ -69,10 +79,17 @@ fn publisher(fake: &FakeEcr, idle: Duration) -> Publisher {
     Publisher::new(options, &environment).unwrap()
 }
 
+/// Where a repository lists what refers to `subject`, if the registry does not.
+fn list_of(subject: &Digest) -> String {
+    format!("sha256-{}", subject.hex())
+}
+
+/// All but those under which referrers are listed.
 fn tags(state: &EcrState) -> Tags {
     let repositories = state.repositories.iter();
     let tags = repositories.flat_map(|(name, repository)| {
         let tags = repository.tags.iter();
+        let tags = tags.filter(|(tag, _)| !tag.starts_with("sha256-"));
         tags.map(move |(tag, digest)| (format!("{}/{name}:{tag}", FakeEcr::HOST), digest.clone()))
     });
     tags.collect()
@@ -145,6 +162,7 @@ async fn one_schedule(seed: u64) {
     let fake = FakeEcr::start(EcrManners {
         plain_text_refusals: dice.below(2) == 0,
         mounts: dice.below(2) == 0,
+        lists_referrers: dice.below(2) == 0,
         ..EcrManners::default()
     });
     fake.create("a");
@@ -166,6 +184,8 @@ async fn one_schedule(seed: u64) {
     if !existing.is_empty() {
         push(&publisher, &old, &existing).await.unwrap();
     }
+    // Others have attached something too.
+    let lists = list_foreign(&mut fake.state(), &new);
     let before = tags(&fake.state());
     let (schedule, transient_only) = faults(&mut dice, stalls, &names);
     fake.set_faults(schedule);
@@ -176,6 +196,7 @@ async fn one_schedule(seed: u64) {
     let result = push_with(&publisher, &new, &names, &options).await;
     fake.set_faults(FaultSchedule::default());
     check(seed, &fake.state(), &before, &new, &names, &result);
+    check_referrers(seed, &mut fake.state(), &lists, &before, &new);
     if transient_only && let Err(error) = &result {
         panic!("seed {seed}: all of it passes: {}", chain(error));
     }
@@ -230,6 +251,109 @@ fn check(
     }
     if !error.tags_moved() {
         assert_eq!(&after, before, "seed {seed}: {said}");
+    }
+}
+
+/// The list of a repository, as it is.
+fn list(repository: &FakeRepository, subject: &Digest) -> Option<Value> {
+    let digest = repository.tags.get(&list_of(subject))?;
+    Some(serde_json::from_slice(&repository.manifests[digest].1).unwrap())
+}
+
+/// Adds to the list of every subject what somebody else attached; the lists that are there now.
+fn list_foreign(state: &mut EcrState, image: &Image) -> Vec<(String, Digest, Value)> {
+    if state.manners.lists_referrers {
+        return Vec::new();
+    }
+    let mut lists = Vec::new();
+    for name in ["a", "b"] {
+        let repository = state.repository(name);
+        for subject in image.published().filter_map(|one| subject_of(&one.bytes)) {
+            let mut index = list(repository, &subject).unwrap_or_else(
+                || serde_json::json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": []}),
+            );
+            // Registries take no list of what they have not.
+            let foreign = format!("{{\"of\":\"{subject}\"}}").into_bytes();
+            let digest = Digest::sha256(&foreign).to_string();
+            let entry = serde_json::json!({"mediaType": "a/b", "digest": digest, "size": foreign.len(), "by": "others"});
+            repository
+                .manifests
+                .insert(digest, ("a/b".to_owned(), foreign));
+            let entries = index["manifests"].as_array_mut().unwrap();
+            if !entries.contains(&entry) {
+                entries.push(entry);
+            }
+            index["annotations"] = serde_json::json!({"of": "others"});
+            let bytes = serde_json::to_vec(&index).unwrap();
+            let digest = Digest::sha256(&bytes).to_string();
+            repository.tags.insert(list_of(&subject), digest.clone());
+            repository
+                .manifests
+                .insert(digest, (INDEX.to_owned(), bytes));
+            lists.push((name.to_owned(), subject, index));
+        }
+    }
+    lists
+}
+
+/// No list has lost an entry, and a tag that moved has all that refers to its image, whole and listed.
+fn check_referrers(
+    seed: u64,
+    state: &mut EcrState,
+    lists: &[(String, Digest, Value)],
+    before: &Tags,
+    new: &Image,
+) {
+    for (name, subject, was) in lists {
+        let is = list(state.repository(name), subject).unwrap();
+        let entries = |list: &Value| list["manifests"].as_array().unwrap().clone();
+        let now = entries(&is);
+        let lost: Vec<_> = entries(was)
+            .into_iter()
+            .filter(|one| !now.contains(one))
+            .collect();
+        assert!(
+            lost.is_empty(),
+            "seed {seed}: {name}@{subject} lost {lost:?}"
+        );
+        assert_eq!(is["annotations"], was["annotations"], "seed {seed}");
+        let ours = |entry: &Value| {
+            let mut referrers = new.referrers().iter();
+            referrers.any(|one| entry["digest"] == one.digest.to_string())
+        };
+        for entry in now.iter().filter(|entry| !entries(was).contains(entry)) {
+            assert!(ours(entry), "seed {seed}: {name}@{subject} lists {entry}");
+            let digest = entry["digest"].as_str().unwrap();
+            assert!(
+                is_whole(state.repository(name), digest),
+                "seed {seed}: {name} lists {digest}, which is not whole"
+            );
+        }
+    }
+    let ours = new.digest().to_string();
+    let lists_referrers = state.manners.lists_referrers;
+    for (tag, digest) in tags(state) {
+        if digest != ours || before.get(&tag) == Some(&digest) {
+            continue;
+        }
+        let path = tag
+            .trim_start_matches(FakeEcr::HOST)
+            .trim_start_matches('/');
+        let repository = state.repository(path.split(':').next().unwrap());
+        for referrer in new.referrers() {
+            let digest = referrer.digest.to_string();
+            assert!(
+                is_whole(repository, &digest),
+                "seed {seed}: {tag}: {digest} is not whole"
+            );
+            let subject = subject_of(&referrer.bytes).unwrap();
+            let listed = lists_referrers
+                || list(repository, &subject).is_some_and(|list| {
+                    let mut entries = list["manifests"].as_array().unwrap().iter();
+                    entries.any(|entry| entry["digest"] == digest)
+                });
+            assert!(listed, "seed {seed}: {tag}: {digest} is not listed");
+        }
     }
 }
 
