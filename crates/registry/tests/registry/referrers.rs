@@ -150,9 +150,10 @@ async fn what_is_no_list_stays_as_it_is() {
     let registry = Scripted::start(|_, _| None).await;
     let tag = image.digest().to_string().replace(':', "-");
     let theirs = small().documents()[0].bytes.to_vec();
-    let mut store = registry.store.lock().unwrap();
-    store.manifests.insert(tag.clone(), theirs.clone());
-    drop(store);
+    {
+        let mut store = registry.store.lock().unwrap();
+        store.manifests.insert(tag.clone(), theirs.clone());
+    }
     let error = push(&publisher(), &image, &[registry.name()])
         .await
         .unwrap_err();
