@@ -1,4 +1,4 @@
-//! Runs a plan: fills the store for every image, runs the variants side by side, gathers the verdict.
+//! Runs a plan: fills the store for every image and runs the variants beside it, gathers the verdict.
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -33,6 +33,27 @@ pub struct RunEnvironment {
     pub keeper: Option<UnboundedSender<KeptPod>>,
 }
 
+/// An image's layers, top first, which may still be unpacked.
+#[derive(Clone, Debug)]
+pub(crate) struct UnpackedLayers(watch::Receiver<Option<Vec<PathBuf>>>);
+
+impl UnpackedLayers {
+    fn channel() -> (watch::Sender<Option<Vec<PathBuf>>>, Self) {
+        let (sender, receiver) = watch::channel(None);
+        (sender, Self(receiver))
+    }
+
+    /// Waits until the store has them: forever where they cannot be unpacked, which ends the run.
+    pub(crate) async fn wait(&self) -> Vec<PathBuf> {
+        let mut layers = self.0.clone();
+        let unpacked = layers.wait_for(Option::is_some).await;
+        match unpacked.ok().and_then(|layers| layers.clone()) {
+            Some(layers) => layers,
+            None => std::future::pending().await,
+        }
+    }
+}
+
 /// An image's layers that could not be unpacked.
 #[derive(Debug, thiserror::Error)]
 #[error("unpacking image {image} of the run")]
@@ -46,10 +67,11 @@ pub struct RunError {
 
 /// Runs `plan` on the platforms of `image` that it names; `services` are the images that its containers name from 1 on.
 ///
-/// Every variant is decided, also when another failed, unless the plan says that this stops it. Dropping the future ends every process.
+/// Pods are made while layers are unpacked, and services are started as soon as their own are there. Every variant is
+/// decided, also when another failed, unless the plan says that this stops it. Dropping the future ends every process.
 ///
 /// # Errors
-/// [`RunError`] when layers cannot be unpacked: nothing was run then.
+/// [`RunError`] when layers cannot be unpacked: nothing was decided then, and what ran has been ended.
 pub async fn run(
     image: &Image,
     services: &[PlatformImage],
@@ -57,7 +79,6 @@ pub async fn run(
     environment: &RunEnvironment,
     events: &UnboundedSender<Event>,
 ) -> Result<Verdict, RunError> {
-    let began = Instant::now();
     // The platforms that are run, then the services' images.
     let mut places: Vec<usize> = plan
         .variants
@@ -67,41 +88,15 @@ pub async fn run(
     places.sort_unstable();
     places.dedup();
     let apps: Vec<&PlatformImage> = places.iter().map(|at| &image.platforms()[*at]).collect();
-    let mut stores = Vec::new();
-    for (number, one) in apps.iter().copied().chain(services).enumerate() {
-        let request = StoreRequest {
-            store: environment.store.clone(),
-            id_map: &environment.id_map,
-            image: one,
-            limits: environment.limits,
-        };
-        let filled = fill_store(request).await;
-        stores.push(filled.map_err(|source| RunError {
-            image: (number + 1).saturating_sub(apps.len()),
-            source,
-        })?);
-    }
-    let (app_stores, service_stores) = stores.split_at(apps.len());
-    let layers: Vec<&FilledLayer> = stores.iter().flat_map(FilledStore::layers).collect();
-    let not_kept = not_kept(app_stores.iter().flat_map(FilledStore::layers));
-    let filled = began.elapsed();
-    let _ = events.send(Event::LayersReady {
-        layers: layers.len(),
-        cached: layers.iter().filter(|layer| layer.cached).count(),
-        written: layers
-            .iter()
-            .filter(|layer| !layer.cached)
-            .map(|layer| layer.bytes)
-            .sum(),
-        not_kept: not_kept.clone(),
-    });
+    let images: Vec<&PlatformImage> = apps.iter().copied().chain(services).collect();
+    let ready: Vec<_> = images.iter().map(|_| UnpackedLayers::channel()).collect();
     // For each platform: the app's layers, then those of the services.
-    let roots: Vec<Vec<Vec<PathBuf>>> = app_stores
-        .iter()
+    let roots: Vec<Vec<UnpackedLayers>> = (0..apps.len())
         .map(|app| {
-            std::iter::once(app)
-                .chain(service_stores)
-                .map(top_first)
+            let of_services = ready[apps.len()..].iter();
+            std::iter::once(&ready[app])
+                .chain(of_services)
+                .map(|(_, layers)| layers.clone())
                 .collect()
         })
         .collect();
@@ -151,16 +146,49 @@ pub async fn run(
     let all = futures_util::stream::iter(running)
         .buffered(plan.parallel.max(1))
         .collect::<Vec<_>>();
-    // A layer that the store had was not read from this source: that its bytes are the ones its digest names is
-    // found out beside the run, and before the verdict.
-    let verifying = async {
-        for (app, store) in apps.iter().zip(app_stores) {
-            verify_cached(app, store.layers()).await?;
+    let filling = async {
+        let began = Instant::now();
+        let mut stores = Vec::new();
+        // Services have to be ready before the app is started: their layers are unpacked first.
+        let order = (apps.len()..images.len()).chain(0..apps.len());
+        for at in order {
+            let failed = |source| RunError {
+                image: (at + 1).saturating_sub(apps.len()),
+                source,
+            };
+            let request = StoreRequest {
+                store: environment.store.clone(),
+                id_map: &environment.id_map,
+                image: images[at],
+                limits: environment.limits,
+            };
+            let store = fill_store(request).await.map_err(failed)?;
+            let layers = top_first(&store);
+            stores.push(store);
+            if stores.len() == images.len() {
+                // Before the app can be heard of.
+                let _ = events.send(layers_ready(&stores, services.len()));
+            }
+            ready[at].0.send_replace(Some(layers));
         }
-        Ok(())
+        let took = began.elapsed();
+        // A layer that the store had was not read from this source: that its bytes are the ones its digest names is
+        // found out beside the run, and before the verdict.
+        for (app, store) in apps.iter().zip(&stores[services.len()..]) {
+            let verified = verify_cached(app, store.layers()).await;
+            verified.map_err(|source| RunError { image: 0, source })?;
+        }
+        Ok((stores, took))
     };
-    let (decided, verified) = futures_util::future::join(all, verifying).await;
-    verified.map_err(|source| RunError { image: 0, source })?;
+    // What runs ends with the first image that cannot be unpacked. Filling is polled first: it makes the store, which
+    // pods mount.
+    let decided = async { Ok(all.await) };
+    let ((stores, filled), decided) = futures_util::future::try_join(filling, decided).await?;
+    let not_kept = not_kept(
+        stores[services.len()..]
+            .iter()
+            .flat_map(FilledStore::layers),
+    );
     let (variants, not_given): (Vec<_>, Vec<_>) = decided.into_iter().unzip();
     let mut not_tested = not_kept;
     not_tested.extend(not_given.into_iter().flatten());
@@ -174,6 +202,18 @@ pub async fn run(
         variants,
         layers: filled,
     })
+}
+
+/// What to tell of all layers; `stores` begins with those of the services.
+fn layers_ready(stores: &[FilledStore], services: usize) -> Event {
+    let layers: Vec<&FilledLayer> = stores.iter().flat_map(FilledStore::layers).collect();
+    let written = layers.iter().filter(|layer| !layer.cached);
+    Event::LayersReady {
+        layers: layers.len(),
+        cached: layers.iter().filter(|layer| layer.cached).count(),
+        written: written.map(|layer| layer.bytes).sum(),
+        not_kept: not_kept(stores[services..].iter().flat_map(FilledStore::layers)),
+    }
 }
 
 /// Reads the blobs of layers that were not unpacked in this run, and compares size and digest.

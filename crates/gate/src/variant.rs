@@ -27,7 +27,7 @@ use crate::pattern::Pattern;
 use crate::plan::{APP, Completion, ContainerPlan, Probe, ServicePlan, VariantPlan};
 use crate::port_map::BoundPorts;
 use crate::probe::{Observation, Outcome, other_path};
-use crate::runner::RunEnvironment;
+use crate::runner::{RunEnvironment, UnpackedLayers};
 use crate::verdict::{
     Decision, ExitReason, Inconclusive, Instability, OutOfMemory, ProbeVerdict, Reason,
     ServiceProblem, ServiceVerdict, Timings, VariantVerdict,
@@ -43,8 +43,8 @@ pub(crate) struct Variant<'a> {
     pub(crate) environment: &'a RunEnvironment,
     /// The platform that it runs on.
     pub(crate) platform: &'a str,
-    /// Layers of every image, top first.
-    pub(crate) layers: &'a [Vec<PathBuf>],
+    /// Layers of every image.
+    pub(crate) layers: &'a [UnpackedLayers],
     /// What no report shows.
     pub(crate) mask: &'a Mask,
     pub(crate) events: &'a UnboundedSender<Event>,
@@ -111,9 +111,14 @@ impl<'a> Variant<'a> {
     pub(crate) async fn run(&self) -> (VariantVerdict, Vec<String>) {
         let began = Instant::now();
         let mut verdict = self.verdict(Decision::Passed);
+        let mut waited = Duration::ZERO;
         let not_given = match self.launch(&mut verdict).await {
             Ok((sandbox, network, ports)) => {
-                verdict.timings.sandbox = Some(began.elapsed());
+                let launched = began.elapsed();
+                verdict.timings.sandbox = Some(launched);
+                // Nothing of it can be started before; what unpacking takes is no variant's time.
+                self.first_layers().wait().await;
+                waited = began.elapsed() - launched;
                 self.run_pod(sandbox, network, ports, &mut verdict).await
             }
             Err(why) => {
@@ -121,8 +126,17 @@ impl<'a> Variant<'a> {
                 Vec::new()
             }
         };
-        verdict.timings.total = began.elapsed();
+        verdict.timings.total = began.elapsed() - waited;
         (verdict, not_given)
+    }
+
+    /// Of the layers that its containers need, those that are unpacked first: a service's, unless it runs the image
+    /// under test.
+    fn first_layers(&self) -> &UnpackedLayers {
+        let of_services = self.plan.services.iter();
+        let of_services = of_services.map(|service| service.container.image);
+        let first = of_services.filter(|image| *image > 0).min().unwrap_or(0);
+        &self.layers[first]
     }
 
     async fn launch(
@@ -213,9 +227,11 @@ impl<'a> Variant<'a> {
                 }
             }
             None => {
+                let layers = self.layers[self.plan.app.image].wait().await;
                 let starting = Instant::now();
                 let never = &self.plan.expect.logs_never;
-                match self.start_container(&self.plan.app, never, &sandbox).await {
+                let app = self.start_container(&self.plan.app, layers, never, &sandbox);
+                match app.await {
                     Err(NotStarted { error, log }) => {
                         verdict.decision = start_decision(error, level);
                         verdict.log = log;
@@ -352,6 +368,7 @@ impl<'a> Variant<'a> {
     async fn start_container(
         &self,
         plan: &'a ContainerPlan,
+        layers: Vec<PathBuf>,
         never: &[Pattern],
         sandbox: &Sandbox,
     ) -> Result<ContainerRun<'a>, NotStarted> {
@@ -359,7 +376,7 @@ impl<'a> Variant<'a> {
         let container = ContainerStart {
             plan,
             never,
-            layers: &self.layers[plan.image],
+            layers: &layers,
             binds: &mounts::binds(self.plan),
             log_dir: &log_dir,
             mask: self.mask,
@@ -417,7 +434,9 @@ impl<'a> Variant<'a> {
     }
 
     async fn start_service(&self, service: &'a ServicePlan, sandbox: &Sandbox) -> ServiceRun<'a> {
-        let run = match self.start_container(&service.container, &[], sandbox).await {
+        let layers = self.layers[service.container.image].wait().await;
+        let started = self.start_container(&service.container, layers, &[], sandbox);
+        let run = match started.await {
             Ok(run) => run,
             Err(NotStarted { error, log }) => {
                 let problem = Some(ServiceProblem::NotStarted(error));

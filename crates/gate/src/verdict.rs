@@ -142,7 +142,7 @@ pub struct Timings {
     pub start: Option<Duration>,
     /// From there until the probe passed or was given up.
     pub probe: Option<Duration>,
-    /// All of it.
+    /// All of it, but for the time in which it waited for the first layers that it needs.
     pub total: Duration,
 }
 

@@ -128,7 +128,7 @@ impl PodNetwork {
             routed.map_err(failed("ip route add default"))?;
         }
         let network = Self {
-            namespace: own_namespace().map_err(failed("open(/proc/self/ns/net)"))?,
+            namespace: own_namespace().map_err(failed("open(/proc/thread-self/ns/net)"))?,
             bridge,
             hosts: hosts
                 .into_iter()
@@ -182,7 +182,7 @@ impl PodNetwork {
     fn connected_namespace(&self, bridge: u32, own: Ipv4Addr) -> Result<File, HostError> {
         let host = own.octets()[3];
         unshare(UnshareFlags::NEWNET).map_err(failed("unshare(CLONE_NEWNET)"))?;
-        let namespace = own_namespace().map_err(failed("open(/proc/self/ns/net)"))?;
+        let namespace = own_namespace().map_err(failed("open(/proc/thread-self/ns/net)"))?;
         self.enter(&self.namespace)?;
 
         let mut pod_route = RouteSocket::open().map_err(failed("socket(NETLINK_ROUTE)"))?;
@@ -194,6 +194,11 @@ impl PodNetwork {
         pod_route.set_up(index).map_err(failed("ip link set up"))?;
 
         self.inside(&namespace, || self.configure_inside(own))?;
+        for interface in [index, bridge] {
+            pod_route
+                .wait_for_carrier(interface)
+                .map_err(failed("waiting for the carrier of the bridge's port"))?;
+        }
         Ok(namespace)
     }
 
@@ -272,6 +277,9 @@ impl PodNetwork {
             .add_address(eth0, own, PREFIX)
             .map_err(failed("ip address add"))?;
         route.set_up(eth0).map_err(failed("ip link set eth0 up"))?;
+        route
+            .wait_for_carrier(eth0)
+            .map_err(failed("waiting for the carrier of eth0"))?;
         match self.not_counted {
             None => {
                 route
@@ -340,5 +348,52 @@ fn own_socket(kind: SocketType, port: u16) -> io::Result<OwnedFd> {
 }
 
 fn own_namespace() -> io::Result<File> {
-    File::open("/proc/self/ns/net")
+    File::open("/proc/thread-self/ns/net")
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::event::{PollFd, PollFlags, poll};
+    use rustix::net::sockopt::socket_error;
+    use smokegate_test_support::{Need, require};
+
+    use super::*;
+    use crate::Isolation;
+
+    const ROUNDS: u32 = 40;
+
+    /// Makes the network of a pod with one container, asks for a port of it at once, and says what came back.
+    fn first_answer() -> Result<(), Errno> {
+        unshare(UnshareFlags::NEWNET).unwrap();
+        let spec = PodSpec {
+            isolation: Isolation::Root,
+            store: "/".into(),
+            run_dir: "/".into(),
+            containers: vec!["app".into()],
+            binds: Vec::new(),
+            limits: Vec::new(),
+            writes_to_disk: false,
+            network: NetworkMode::Bridge,
+            egress: false,
+        };
+        let (mut network, _sockets) = PodNetwork::new(&spec).unwrap();
+        // A lost request for the container's link address is not repeated, but answered with EHOSTUNREACH.
+        fs::write("/proc/sys/net/ipv4/neigh/smokegate0/mcast_solicit", "1").unwrap();
+        let app = network.add_container("app").unwrap();
+        let socket = network.begin_connect(app.address, 8080)?;
+        poll(&mut [PollFd::new(&socket, PollFlags::OUT)], None).unwrap();
+        socket_error(&socket).unwrap()
+    }
+
+    #[test]
+    fn root_the_first_packet_reaches_a_container() {
+        if !require(Need::Root) {
+            return;
+        }
+        // Threads, as each leaves its namespace for another one.
+        for _ in 0..ROUNDS {
+            let answer = std::thread::spawn(first_answer).join().unwrap();
+            assert_eq!(answer, Err(Errno::CONNREFUSED));
+        }
+    }
 }

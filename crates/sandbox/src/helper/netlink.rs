@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::time::{Duration, Instant};
 
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage,
@@ -10,7 +11,7 @@ use netlink_packet_core::{
 };
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{
-    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkHeader, LinkInfo, LinkMessage,
 };
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
@@ -18,6 +19,11 @@ use netlink_packet_route::route::{
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::Socket;
 use netlink_sys::protocols::NETLINK_ROUTE;
+
+/// The kernel's worker takes microseconds where it is not behind, and a second where it spares a machine whose
+/// interfaces come and go all the time.
+const CARRIER_WAIT: Duration = Duration::from_secs(5);
+const CARRIER_POLL: Duration = Duration::from_millis(1);
 
 /// A route socket of the network namespace it was opened in.
 pub(super) struct RouteSocket {
@@ -97,10 +103,35 @@ impl RouteSocket {
         message
             .attributes
             .push(LinkAttribute::IfName(name.to_owned()));
-        match self.ask(RouteNetlinkMessage::GetLink(message), NLM_F_REQUEST)? {
-            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => {
-                Ok(link.header.index)
+        Ok(self.link(message)?.index)
+    }
+
+    /// Waits until an interface that was brought up, as was its other end, carries packets.
+    ///
+    /// The kernel acts on a carrier that has appeared in a worker of its own (linkwatch): until then a bridge does not
+    /// forward to the port, and what is sent is lost. A lost ARP request is sent again only after a second. From Linux
+    /// 6.8 on asking for the interface has the worker's work done first; before, asking again waits for it.
+    ///
+    /// # Errors
+    /// `TimedOut` after [`CARRIER_WAIT`].
+    pub(super) fn wait_for_carrier(&mut self, index: u32) -> io::Result<()> {
+        let end = Instant::now() + CARRIER_WAIT;
+        loop {
+            let mut message = LinkMessage::default();
+            message.header.index = index;
+            if self.link(message)?.flags.contains(LinkFlags::Running) {
+                return Ok(());
             }
+            if Instant::now() >= end {
+                return Err(io::Error::from(io::ErrorKind::TimedOut));
+            }
+            std::thread::sleep(CARRIER_POLL);
+        }
+    }
+
+    fn link(&mut self, message: LinkMessage) -> io::Result<LinkHeader> {
+        match self.ask(RouteNetlinkMessage::GetLink(message), NLM_F_REQUEST)? {
+            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => Ok(link.header),
             NetlinkPayload::Error(error) => Err(error.to_io()),
             _ => Err(io::Error::other("unexpected answer to RTM_GETLINK")),
         }
