@@ -3,6 +3,7 @@
 use std::fs;
 
 use serde_json::Value;
+use smokegate_image::Digest;
 use smokegate_test_support::{ImageFixture, RunAs, Smokegate, fixture_dir};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_smokegate");
@@ -261,6 +262,52 @@ fn cli_lint_keeps_an_index_that_prune_removes_with_its_layer() {
     assert_eq!(count(), kept);
     context.run(["cache", "prune"]).assert_code(0);
     assert_eq!(count(), 0);
+}
+
+#[test]
+fn root_unpacking_leaves_an_index_of_what_was_verified() {
+    unpacking_leaves_an_index(RunAs::Root);
+}
+
+#[test]
+fn rootless_unpacking_leaves_an_index_of_what_was_verified() {
+    unpacking_leaves_an_index(RunAs::OrdinaryUser);
+}
+
+/// Of a layer that is large enough for threads of its own; lint itself reads nothing here.
+fn unpacking_leaves_an_index(user: RunAs) {
+    const FIXTURE: &str = "entrypoint: /probe-target serve\n\
+        layer gzip\n\
+        file /probe-target 0755 0:0 @probe-target\n\
+        file /noise 0644 0:0 random:4M:7\n";
+    let Some(context) = Smokegate::new(BINARY, user) else {
+        return;
+    };
+    let index = context.dir().join("cache/smokegate/index");
+    let indexed = || -> Vec<_> {
+        let files = fs::read_dir(&index).into_iter().flatten().flatten();
+        files.map(|file| file.file_name()).collect()
+    };
+    let image = ImageFixture::parse(FIXTURE).unwrap().build();
+    let gate = |image| context.run(["gate", image, "--no-lint", "--publish", "0:8080"]);
+
+    // As long as the right ones, so that nothing else changes.
+    let mut wrong = ImageFixture::parse(FIXTURE).unwrap().build();
+    let replace = |bytes: &[u8], from: &Digest, to: &Digest| {
+        let text = str::from_utf8(bytes).unwrap();
+        text.replace(from.hex(), to.hex()).into_bytes()
+    };
+    let (diff_id, other) = (&image.layers[0].diff_id, Digest::sha256(b"something else"));
+    wrong.config = replace(&image.config, diff_id, &other);
+    let (config, other) = (image.config_digest(), Digest::sha256(&wrong.config));
+    wrong.manifest = replace(&image.manifest, &config, &other);
+    context.archive("wrong", &wrong);
+    gate("wrong.oci.tar").assert_code(5);
+    assert!(indexed().is_empty(), "{:?}", indexed());
+
+    context.archive("large", &image);
+    gate("large.oci.tar").assert_code(0);
+    assert_eq!(indexed(), [image.layers[0].diff_id.hex()]);
 }
 
 #[test]

@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use smokegate_gate::{APP, ContainerPlan, GatePlan, Probe};
-use smokegate_image::{Digest, Image, ImageConfig, Limits, PlatformImage, with_causes};
+use smokegate_image::{Digest, Image, ImageConfig, LayerTap, Limits, PlatformImage, with_causes};
 use smokegate_lint::{Finding, ImageTree, IndexStore, LayerIndex, Severity, Subject, lint};
 use smokegate_rootfs::ErrorKind;
+use smokegate_sandbox::IndexedLayer;
 use tokio::sync::oneshot;
 
 use crate::exit_code::ExitStatus;
@@ -76,13 +77,22 @@ impl Linting {
         Self(None)
     }
 
-    /// Begins. Layers that were read before are looked up by their index; the others are read at a low priority, so that
-    /// unpacking and the containers come first.
-    pub(crate) fn begin(image: &Image, prepared: &Prepared, settings: LintSettings) -> Self {
+    /// Begins when `unpacked` is told. Layers are looked up by their index, which unpacking has made, or an earlier lint;
+    /// the others are read, at a low priority, so that the containers come first.
+    pub(crate) fn begin(
+        image: &Image,
+        prepared: &Prepared,
+        settings: LintSettings,
+        unpacked: oneshot::Receiver<()>,
+    ) -> Self {
         let (image, plan) = (image.clone(), prepared.plan.clone());
         let services = prepared.services.clone();
         let (sender, receiver) = oneshot::channel();
         let work = move || {
+            if unpacked.blocking_recv().is_err() {
+                // The run is over before it began.
+                return;
+            }
             // Of this thread alone, as Linux has it; a refusal costs nothing but the courtesy.
             let _ = rustix::process::setpriority_process(None, NICENESS);
             // Whoever waited may be gone.
@@ -198,18 +208,10 @@ pub(crate) fn tree(
             read.push(index);
             continue;
         }
-        let defaults = smokegate_rootfs::Limits::default();
-        let scanned = smokegate_rootfs::Limits {
-            entries: limits.layer_entries,
-            file_bytes: limits.file_bytes,
-            // The reader of the layer stops earlier, at a limit of its own.
-            total_bytes: defaults.total_bytes.max(limits.layer_bytes),
-            ..defaults
-        };
         let index = layer
             .open_tar_within(limits)
             .map_err(smokegate_rootfs::Error::Read)
-            .and_then(|tar| LayerIndex::read(tar, &scanned))
+            .and_then(|tar| LayerIndex::read(tar, &scanned(limits)))
             .map_err(|error| unreadable(layer.blob.digest(), &error))?;
         if let Some(indexes) = indexes {
             // Without it the next lint reads the layer again.
@@ -218,6 +220,27 @@ pub(crate) fn tree(
         read.push(index);
     }
     Ok(ImageTree::new(&read))
+}
+
+fn scanned(limits: &Limits) -> smokegate_rootfs::Limits {
+    let defaults = smokegate_rootfs::Limits::default();
+    smokegate_rootfs::Limits {
+        entries: limits.layer_entries,
+        file_bytes: limits.file_bytes,
+        // The reader of the layer stops earlier, at a limit of its own.
+        total_bytes: defaults.total_bytes.max(limits.layer_bytes),
+        ..defaults
+    }
+}
+
+/// Makes the index of a layer while it is unpacked, so that lint need not read it again; for the store helper.
+pub(crate) fn index_layer(tap: LayerTap, layer: IndexedLayer) -> Option<Box<dyn FnOnce() + Send>> {
+    let indexes = IndexStore::in_store(&layer.store)?;
+    let index = LayerIndex::read(tap, &scanned(&layer.limits)).ok()?;
+    Some(Box::new(move || {
+        // Without it lint reads the layer itself.
+        let _ = indexes.put(&layer.diff_id, &layer.limits, &index);
+    }))
 }
 
 fn unreadable(layer: &Digest, error: &smokegate_rootfs::Error) -> Failure {

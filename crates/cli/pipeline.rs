@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use smokegate_gate::{Cleared, RunEnvironment, Verdict};
+use smokegate_gate::{Cleared, Event, RunEnvironment, Verdict};
 use smokegate_image::{Compression, DiffId, Digest, Image, Layer, LayerDigest};
 use smokegate_registry::{Publisher, PushError, PushOptions, PushReport, TagState, Target};
 use smokegate_sandbox::IdMap;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::args::{Compress, TagArgs};
 use crate::attestation::Attachment;
@@ -48,11 +48,12 @@ pub(crate) struct GateSettings {
     pub(crate) keep_on_failure: bool,
 }
 
-/// Runs every variant. Also gives what keeps the pods of those that did not pass, where that is asked for.
+/// Runs every variant, and tells `unpacked` when all layers are in the store. Also gives what keeps the pods of those that did not pass, where that is asked for.
 pub(crate) async fn gate(
     image: &Image,
     prepared: &Prepared,
     settings: &GateSettings,
+    unpacked: oneshot::Sender<()>,
     printer: Printer,
 ) -> Result<(Verdict, Option<Keeper>), Failure> {
     let store = &settings.store;
@@ -69,7 +70,14 @@ pub(crate) async fn gate(
     printer.step(format!("isolation: {}", settings.id_map.isolation()));
     let (sender, mut events) = mpsc::unbounded_channel();
     let show = async {
+        let mut unpacked = Some(unpacked);
         while let Some(event) = events.recv().await {
+            if let Event::LayersReady { .. } = event
+                && let Some(unpacked) = unpacked.take()
+            {
+                // Lint may not be wanted.
+                let _ = unpacked.send(());
+            }
             report::progress::show(printer, &event);
         }
     };

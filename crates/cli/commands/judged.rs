@@ -6,6 +6,7 @@ use std::path::Path;
 use smokegate_gate::{VariantVerdict, Verdict};
 use smokegate_image::Image;
 use smokegate_lint::Severity;
+use tokio::sync::oneshot;
 
 use crate::args::Format;
 use crate::diagnosis::{Diagnosis, diagnoses};
@@ -42,11 +43,12 @@ impl Judged {
     ) -> Result<(Self, Option<Keeper>), Failure> {
         // Before anything runs: a report that cannot be written is found out now.
         files::write(receipt, &[], &settings.report_dir)?;
+        let (unpacked, layers) = oneshot::channel();
         let linting = match lint {
-            Some(lint) => Linting::begin(image, prepared, lint),
+            Some(lint) => Linting::begin(image, prepared, lint, layers),
             None => Linting::none(),
         };
-        match pipeline::gate(image, prepared, settings, printer).await {
+        match pipeline::gate(image, prepared, settings, unpacked, printer).await {
             Ok((verdict, keeper)) => {
                 let findings = linting.end().await;
                 let diagnoses = diagnoses(&verdict, &findings);

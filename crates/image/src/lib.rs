@@ -45,6 +45,6 @@ pub use manifest::{manifest_for_platform, subject_of};
 pub use open::OpenOptions;
 pub use platform::{ParsePlatformError, Platform};
 pub use source::{ImageSource, ParseSourceError};
-pub use staged_tar::StagedTar;
+pub use staged_tar::{LayerTap, StagedTar};
 pub use users::{Identity, UserError, resolve_user};
 pub use verify::VerifiedReader;

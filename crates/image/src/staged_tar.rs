@@ -19,13 +19,57 @@ const BLOCKS: usize = 12;
 /// compares was compared. Threads end with it.
 #[derive(Debug)]
 pub struct StagedTar {
+    blocks: Blocks,
+    verified: bool,
+    inflating: Option<JoinHandle<(LayerTar, io::Result<()>)>>,
+    hashing: Option<JoinHandle<Digest>>,
+}
+
+/// Another reader of what a [`StagedTar`] reads. Its end proves nothing: whether what it has read was the layer is known
+/// when the [`StagedTar`] has come to its own. Must be read on, or dropped, for the other to go on.
+#[derive(Debug)]
+pub struct LayerTap(Blocks);
+
+/// Blocks in their order, as one stream.
+#[derive(Debug)]
+struct Blocks {
     blocks: Option<Receiver<Arc<Block>>>,
     current: Option<Arc<Block>>,
     /// What of the current block was consumed.
     start: usize,
-    verified: bool,
-    inflating: Option<JoinHandle<(LayerTar, io::Result<()>)>>,
-    hashing: Option<JoinHandle<Digest>>,
+}
+
+impl Blocks {
+    fn new(blocks: Receiver<Arc<Block>>) -> Self {
+        Self {
+            blocks: Some(blocks),
+            current: None,
+            start: 0,
+        }
+    }
+
+    /// Whether there is more; waits for it.
+    fn has_more(&mut self) -> bool {
+        while self.rest().is_empty() {
+            self.start = 0;
+            self.current = None;
+            match self.blocks.as_ref().map(Receiver::recv) {
+                Some(Ok(block)) => self.current = Some(block),
+                Some(Err(_)) | None => return false,
+            }
+        }
+        true
+    }
+
+    fn rest(&self) -> &[u8] {
+        let current = self.current.as_ref();
+        current.map_or(&[], |block| &block.bytes[self.start..])
+    }
+
+    fn close(&mut self) {
+        self.current = None;
+        self.blocks = None;
+    }
 }
 
 /// Bytes that go back to where they came from when the last user drops them.
@@ -47,30 +91,41 @@ impl LayerTar {
     ///
     /// # Errors
     /// When a thread cannot be started.
-    pub fn in_stages(mut self) -> io::Result<StagedTar> {
+    pub fn in_stages(self) -> io::Result<StagedTar> {
+        self.stages(None)
+    }
+
+    /// The same with another reader beside it, in a thread of the caller's.
+    ///
+    /// # Errors
+    /// When a thread cannot be started.
+    pub fn in_stages_with_tap(self) -> io::Result<(StagedTar, LayerTap)> {
+        let (to_tap, blocks) = channel();
+        Ok((self.stages(Some(to_tap))?, LayerTap(Blocks::new(blocks))))
+    }
+
+    fn stages(mut self, to_tap: Option<Sender<Arc<Block>>>) -> io::Result<StagedTar> {
         let (home, empty) = channel();
         for _ in 0..BLOCKS {
             // The receiver is below.
             let _ = home.send(Vec::new());
         }
         let (to_reader, blocks) = channel();
-        let mut to_hash = None;
+        let mut beside: Vec<_> = to_tap.into_iter().collect();
         let mut hashing = None;
         if let Some(hasher) = self.take_hasher() {
             let (sender, blocks) = channel();
-            to_hash = Some(sender);
+            beside.push(sender);
             let hash = move || hash(hasher, &blocks);
             hashing = Some(Builder::new().name("hash".to_owned()).spawn(hash)?);
         }
         let inflate = move || {
-            let done = inflate(&mut self, &empty, &home, &to_reader, to_hash.as_ref());
+            let done = inflate(&mut self, &empty, &home, &to_reader, &beside);
             (self, done)
         };
         let inflating = Builder::new().name("inflate".to_owned()).spawn(inflate)?;
         Ok(StagedTar {
-            blocks: Some(blocks),
-            current: None,
-            start: 0,
+            blocks: Blocks::new(blocks),
             verified: false,
             inflating: Some(inflating),
             hashing,
@@ -91,7 +146,7 @@ fn inflate(
     empty: &Receiver<Vec<u8>>,
     home: &Sender<Vec<u8>>,
     to_reader: &Sender<Arc<Block>>,
-    to_hash: Option<&Sender<Arc<Block>>>,
+    beside: &[Sender<Arc<Block>>],
 ) -> io::Result<()> {
     // `home` is alive, so there is always somebody to wait for.
     while let Ok(mut bytes) = empty.recv() {
@@ -109,8 +164,8 @@ fn inflate(
         bytes.truncate(count);
         let home = home.clone();
         let block = Arc::new(Block { bytes, home });
-        if let Some(to_hash) = to_hash {
-            let _ = to_hash.send(Arc::clone(&block));
+        for other in beside {
+            let _ = other.send(Arc::clone(&block));
         }
         if to_reader.send(block).is_err() || is_last || result.is_err() {
             return result;
@@ -122,7 +177,7 @@ fn inflate(
 impl StagedTar {
     /// At the end of the blocks: what the threads found.
     fn conclude(&mut self) -> io::Result<()> {
-        self.blocks = None;
+        self.blocks.close();
         let Some(inflating) = self.inflating.take() else {
             let damaged = "the layer was found damaged before";
             return Err(io::Error::new(io::ErrorKind::InvalidData, damaged));
@@ -141,47 +196,52 @@ impl StagedTar {
 
 impl BufRead for StagedTar {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        while self
-            .current
-            .as_ref()
-            .is_none_or(|block| self.start == block.bytes.len())
-        {
-            self.start = 0;
-            self.current = None;
-            if self.verified {
-                return Ok(&[]);
-            }
-            match self.blocks.as_ref().map(Receiver::recv) {
-                Some(Ok(block)) => self.current = Some(block),
-                Some(Err(_)) | None => self.conclude()?,
-            }
+        if !self.blocks.has_more() && !self.verified {
+            self.conclude()?;
         }
-        Ok(self
-            .current
-            .as_ref()
-            .map_or(&[], |block| &block.bytes[self.start..]))
+        Ok(self.blocks.rest())
     }
 
     fn consume(&mut self, amount: usize) {
-        self.start += amount;
+        self.blocks.start += amount;
+    }
+}
+
+impl BufRead for LayerTap {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        self.0.has_more();
+        Ok(self.0.rest())
+    }
+
+    fn consume(&mut self, amount: usize) {
+        self.0.start += amount;
     }
 }
 
 impl Read for StagedTar {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let bytes = self.fill_buf()?;
-        let count = bytes.len().min(buffer.len());
-        buffer[..count].copy_from_slice(&bytes[..count]);
-        self.consume(count);
-        Ok(count)
+        copy_out(self, buffer)
     }
+}
+
+impl Read for LayerTap {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        copy_out(self, buffer)
+    }
+}
+
+fn copy_out(from: &mut impl BufRead, buffer: &mut [u8]) -> io::Result<usize> {
+    let bytes = from.fill_buf()?;
+    let count = bytes.len().min(buffer.len());
+    buffer[..count].copy_from_slice(&bytes[..count]);
+    from.consume(count);
+    Ok(count)
 }
 
 impl Drop for StagedTar {
     fn drop(&mut self) {
         // The threads see that nobody reads, and end.
-        self.current = None;
-        self.blocks = None;
+        self.blocks.close();
         let _ = self.inflating.take().map(JoinHandle::join);
         let _ = self.hashing.take().map(JoinHandle::join);
     }

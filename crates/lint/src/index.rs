@@ -1,9 +1,8 @@
 //! What a layer holds, without its bytes: enough of each file to tell whether it could be run.
 
-use std::io::BufRead;
+use std::io::{BufRead, Read};
 
 use serde::{Deserialize, Serialize};
-use smokegate_image::LayerTar;
 use smokegate_rootfs::{Entry, EntryData, EntryKind, Error, LayerVisitor, Limits, scan_layer};
 
 use crate::elf::{Elf, ElfReader};
@@ -70,11 +69,11 @@ pub(crate) enum Content {
 }
 
 impl LayerIndex {
-    /// Reads the layer to its end, which verifies it.
+    /// Reads the layer `tar` (uncompressed) to its end, where a reader that verifies itself comes to its verdict.
     ///
     /// # Errors
     /// A layer that is damaged, not what its digest says, or over the limits.
-    pub fn read(tar: LayerTar, limits: &Limits) -> Result<Self, Error> {
+    pub fn read(tar: impl Read, limits: &Limits) -> Result<Self, Error> {
         let mut index = Self::default();
         scan_layer(tar, limits, &mut index)?;
         Ok(index)

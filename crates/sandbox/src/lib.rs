@@ -35,7 +35,7 @@ pub use doctor::{
 };
 pub use error::{FillError, HostError, SandboxError, StartError, Step, errno_text};
 pub use foreign::cannot_execute;
-pub use helper::run_if_helper;
+pub use helper::{IndexedLayer, LayerIndexer, run_if_helper};
 pub use host_config::{HostConfig, Ulimit};
 pub use host_path::{HostPath, HostPathError};
 pub use id_map::{IdMap, SubordinateIds, Unavailable};

@@ -26,7 +26,7 @@ const PODS: usize = 30;
 const HANGS: Duration = Duration::from_secs(60);
 
 fn main() -> ExitCode {
-    run_if_helper();
+    run_if_helper(None);
     // As much of the test harness's command line as cargo and nextest use.
     let words: Vec<String> = env::args().skip(1).collect();
     let has = |flag: &str| words.iter().any(|word| word == flag);

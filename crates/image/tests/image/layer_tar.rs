@@ -53,6 +53,35 @@ fn stages_that_nobody_reads_from_end() {
 }
 
 #[test]
+fn a_tap_reads_the_same_and_holds_nobody_up() {
+    let tar: Vec<u8> = (0..3_000_000u32).flat_map(u32::to_le_bytes).collect();
+    let stored = gzip(&tar);
+    let begin = || {
+        let layer = stream(&stored, &tar, &Limits::default());
+        layer.in_stages_with_tap().unwrap()
+    };
+    let read_all = |mut from: Box<dyn Read + Send>| {
+        std::thread::spawn(move || {
+            let mut bytes = Vec::new();
+            from.read_to_end(&mut bytes).map(|_| bytes)
+        })
+    };
+    let (staged, tap) = begin();
+    let (staged, tap) = (read_all(Box::new(staged)), read_all(Box::new(tap)));
+    assert!(staged.join().unwrap().unwrap() == tar);
+    assert!(tap.join().unwrap().unwrap() == tar);
+
+    let (staged, tap) = begin();
+    drop(tap);
+    assert!(read_all(Box::new(staged)).join().unwrap().unwrap() == tar);
+    let (mut staged, tap) = begin();
+    let tap = read_all(Box::new(tap));
+    staged.read_exact(&mut [0; 1 << 20]).unwrap();
+    drop(staged);
+    assert!(tap.join().unwrap().unwrap().len() < tar.len());
+}
+
+#[test]
 fn all_blocks_come_in_their_order() {
     let tar: Vec<u8> = (0..3_000_000u32).flat_map(u32::to_le_bytes).collect();
     for stored in [

@@ -39,6 +39,8 @@ use rustix::net::SocketType;
 
 use crate::wire::Wire;
 
+pub use store::{IndexedLayer, LayerIndexer};
+
 /// `argv[0]` of the process that holds a pod.
 pub(crate) const POD_ROLE: &str = "smokegate-pod";
 /// `argv[0]` of the process that fills the layer store.
@@ -52,14 +54,16 @@ pub(crate) use init::PROGRAM as INIT_PROGRAM;
 ///
 /// Must be the first statement of `main`, before a thread or a runtime exists. The role is told by
 /// `argv[0]` and a socket on standard input, not by the environment, which is the container's business.
-pub fn run_if_helper() {
+///
+/// `indexer` is shown every large layer that is unpacked.
+pub fn run_if_helper(indexer: Option<LayerIndexer>) {
     let role = std::env::args_os().next().unwrap_or_default();
-    let run: fn(Wire) -> i32 = if role == OsStr::new(POD_ROLE) {
-        pod::main
+    let run: &dyn Fn(Wire) -> i32 = if role == OsStr::new(POD_ROLE) {
+        &pod::main
     } else if role == OsStr::new(STORE_ROLE) {
-        store::main
+        &|wire| store::main(wire, indexer)
     } else if role == OsStr::new(TRIAL_ROLE) {
-        trial::main
+        &trial::main
     } else {
         return;
     };

@@ -3,15 +3,18 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::Signal;
-use smokegate_image::{Content, FileRange, LayerTar};
+use smokegate_image::{Content, DiffId, FileRange, LayerTap, LayerTar, Limits};
 use smokegate_rootfs::{FillLayer, FillPlan};
 
 use super::user_ns;
 use crate::error::{FillError, HostError};
+use crate::isolation::Isolation;
 use crate::protocol::{Answer, FillRequest, Message, Request, RequestBody};
 use crate::store::{open_store, policy};
 use crate::wire::Wire;
@@ -20,8 +23,23 @@ use crate::wire::Wire;
 const STAGED: u64 = 2 << 20;
 const BUFFER: usize = 256 * 1024;
 
+/// Reads a layer on a thread of its own while it is unpacked. What it gives back is called once the layer is in the store,
+/// and only if it was found to be what its digests say.
+pub type LayerIndexer = fn(LayerTap, IndexedLayer) -> Option<Box<dyn FnOnce() + Send>>;
+
+/// What a [`LayerIndexer`] is shown.
+#[derive(Clone, Debug)]
+pub struct IndexedLayer {
+    /// The directory of the store, whatever the id map.
+    pub store: PathBuf,
+    /// What the layer unpacks to.
+    pub diff_id: DiffId,
+    /// What it is read under.
+    pub limits: Limits,
+}
+
 /// Runs the store helper; the result is the process's exit code.
-pub(super) fn main(wire: Wire) -> i32 {
+pub(super) fn main(wire: Wire, indexer: Option<LayerIndexer>) -> i32 {
     let _ = rustix::process::setsid();
     let Ok(Some((Request { id, body }, fds))) = wire.receive() else {
         return 1;
@@ -36,7 +54,7 @@ pub(super) fn main(wire: Wire) -> i32 {
         Ok(()) => {
             let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
             end_with_parent(&wire)
-                .and_then(|()| perform(&body, fds))
+                .and_then(|()| perform(&body, fds, indexer))
                 .unwrap_or_else(Answer::FillFailed)
         }
     };
@@ -46,9 +64,15 @@ pub(super) fn main(wire: Wire) -> i32 {
     }
 }
 
-fn perform(body: &RequestBody, fds: Vec<OwnedFd>) -> Result<Answer, FillError> {
+fn perform(
+    body: &RequestBody,
+    fds: Vec<OwnedFd>,
+    indexer: Option<LayerIndexer>,
+) -> Result<Answer, FillError> {
     match body {
-        RequestBody::Fill(request) => fill(request, fds).map(|cached| Answer::Filled { cached }),
+        RequestBody::Fill(request) => {
+            fill(request, fds, indexer).map(|cached| Answer::Filled { cached })
+        }
         RequestBody::Prune(request) => Ok(Answer::Pruned(
             open_store(&request.store)?.prune(request.older_than)?,
         )),
@@ -72,7 +96,14 @@ fn end_with_parent(wire: &Wire) -> Result<(), FillError> {
     Ok(())
 }
 
-fn fill(request: &FillRequest, fds: Vec<OwnedFd>) -> Result<Vec<bool>, FillError> {
+/// Threads that read layers which are being unpacked.
+type Indexing = Mutex<Vec<JoinHandle<Option<Box<dyn FnOnce() + Send>>>>>;
+
+fn fill(
+    request: &FillRequest,
+    fds: Vec<OwnedFd>,
+    indexer: Option<LayerIndexer>,
+) -> Result<Vec<bool>, FillError> {
     if request.layers.iter().any(|layer| layer.file >= fds.len()) {
         return Err(FillError::Host(HostError::lost(
             "a layer came without its descriptor",
@@ -89,6 +120,7 @@ fn fill(request: &FillRequest, fds: Vec<OwnedFd>) -> Result<Vec<bool>, FillError
         layers: layers.collect(),
         policy: policy(request.isolation, &request.limits),
     };
+    let indexing = Indexing::default();
     let open = |index: usize| -> std::io::Result<Box<dyn BufRead + Send>> {
         let layer = &request.layers[index];
         let file = Arc::clone(&files[layer.file]);
@@ -109,8 +141,35 @@ fn fill(request: &FillRequest, fds: Vec<OwnedFd>) -> Result<Vec<bool>, FillError
         if layer.size < STAGED {
             return Ok(Box::new(BufReader::with_capacity(BUFFER, tar)));
         }
-        Ok(Box::new(tar.in_stages()?))
+        let Some(indexer) = indexer else {
+            return Ok(Box::new(tar.in_stages()?));
+        };
+        let (staged, tap) = tar.in_stages_with_tap()?;
+        let layer = IndexedLayer {
+            store: whole_store(request).to_owned(),
+            diff_id: layer.diff_id.clone(),
+            limits: request.limits,
+        };
+        let thread = std::thread::Builder::new().name("index".to_owned());
+        let thread = thread.spawn(move || indexer(tap, layer))?;
+        let mut indexing = indexing.lock().unwrap_or_else(PoisonError::into_inner);
+        indexing.push(thread);
+        Ok(Box::new(staged))
     };
     let stored = store.fill(&plan, open, &|_| {})?;
+    let indexing = indexing.into_inner();
+    for thread in indexing.unwrap_or_else(PoisonError::into_inner) {
+        // What cannot be read or kept is missed later, and read then.
+        if let Ok(Some(keep)) = thread.join() {
+            keep();
+        }
+    }
     Ok(stored.iter().map(|layer| layer.cached).collect())
+}
+
+/// The directory that holds the stores of all id maps.
+fn whole_store(request: &FillRequest) -> &Path {
+    let parent = request.store.parent();
+    let mapped = parent.filter(|_| request.isolation == Isolation::Subuid);
+    mapped.unwrap_or(&request.store)
 }
