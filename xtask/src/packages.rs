@@ -1,10 +1,10 @@
-//! The Debian packages that some tests need, installed where that is allowed.
+//! The Debian packages and programs that some tests need, installed where that is allowed.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::Result;
-use crate::workspace::{is_installed, is_root};
+use crate::workspace::{cargo, is_installed, is_root};
 
 /// A program and the package it is in.
 const PROGRAMS: [(&str, &str); 10] = [
@@ -93,6 +93,29 @@ pub(crate) fn ensure_moto(target: &Path) -> Option<PathBuf> {
         return None;
     }
     Some(bin)
+}
+
+/// The version whose manners the tests know.
+const FERRO: &str = "ferro-oci-server@1.0.0";
+
+/// Builds a registry that is not docker-registry below `target`, once; the directory of its program.
+pub(crate) fn ensure_ferro(target: &Path) -> Option<PathBuf> {
+    let dir = target.join("ferro");
+    let bin = dir.join("bin");
+    if is_installed("ferro-oci-server") || bin.join("ferro-oci-server").exists() {
+        return Some(bin);
+    }
+    println!("installing {FERRO}");
+    let mut install = cargo(["install", "--quiet", "--locked", FERRO]);
+    install.arg("--target-dir").arg(dir.join("build"));
+    install.arg("--root").arg(&dir);
+    let failure = match install.output() {
+        Ok(output) if output.status.success() => return Some(bin),
+        Ok(output) => String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+        Err(error) => error.to_string(),
+    };
+    eprintln!("could not install {FERRO}: {failure}");
+    None
 }
 
 fn install(packages: &[&str]) -> Result {

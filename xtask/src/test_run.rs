@@ -31,13 +31,16 @@ pub(crate) fn test(unmet: Unmet) -> Result<bool> {
     let record = not_run_record()?;
     let mut counts = TestCounts::default();
     let mut failed = Vec::new();
-    let moto = record.parent().and_then(packages::ensure_moto);
+    let target = record.parent();
+    let installed = [
+        target.and_then(packages::ensure_moto),
+        target.and_then(packages::ensure_ferro),
+    ];
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let places = std::env::split_paths(&path).chain(installed.into_iter().flatten());
+    let path = std::env::join_paths(places)?;
     for mut step in checks(unmet).into_iter().chain(tests(unmet, &record)) {
-        if let Some(moto) = &moto {
-            let path = std::env::var_os("PATH").unwrap_or_default();
-            let places = std::env::split_paths(&path).chain([moto.clone()]);
-            step.command.env("PATH", std::env::join_paths(places)?);
-        }
+        step.command.env("PATH", &path);
         println!("== {}", step.name);
         let (succeeded, counted) = watch(step.command)?;
         counts += counted;

@@ -17,7 +17,7 @@ use crate::tasks::blocking;
 use crate::transport::{Answer, Repository};
 
 /// Parts of a body that wait for the disk.
-const WAITING: usize = 32;
+const WAITING: usize = 2;
 
 /// Where a layout directory has a blob.
 pub(crate) fn path_in(layout: &Path, digest: &Digest) -> PathBuf {

@@ -21,6 +21,8 @@ pub enum Need {
     Cgroups,
     /// `moto_server`, a counterpart of AWS's APIs from PyPI.
     Moto,
+    /// `ferro-oci-server`, a registry from crates.io with other manners than docker-registry's.
+    Ferro,
     /// A program that makes root filesystems from Debian packages, and the right to run it.
     Mmdebstrap,
     /// `musl-gcc`, which makes programs as Alpine's are.
@@ -83,6 +85,7 @@ impl Need {
             Self::DockerRegistry => "docker-registry",
             Self::Cgroups => "cgroups",
             Self::Moto => "moto",
+            Self::Ferro => "ferro-oci-server",
             Self::Mmdebstrap => "mmdebstrap",
             Self::MuslTools => "musl-gcc",
             Self::Openssl => "openssl",
@@ -102,6 +105,10 @@ impl Need {
             Self::Moto => match find_program("moto_server") {
                 Some(_) => Ok(()),
                 None => Err("needs `moto_server`: pip install 'moto[server]'".to_owned()),
+            },
+            Self::Ferro => match find_program("ferro-oci-server") {
+                Some(_) => Ok(()),
+                None => Err("needs `ferro-oci-server`: cargo install it, at 1.0.0".to_owned()),
             },
             Self::MuslTools => match find_program("musl-gcc") {
                 Some(_) => Ok(()),

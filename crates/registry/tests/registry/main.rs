@@ -4,6 +4,7 @@ mod docker_registry;
 mod ecr;
 mod ecr_credentials;
 mod faults;
+mod ferro;
 mod images;
 mod layouts;
 mod moto;
