@@ -77,10 +77,13 @@ fn registry_real_rootless_credentials_are_found_and_not_shown() {
         let (image, archive) = oci_archive(&context, "serve");
         let repository = format!("team/{name}");
         let reference = registry.reference(&format!("{repository}:v1"));
-        let run = ship(&context, &archive, &[&reference], &["-v"]);
+        context.env("RUST_LOG", "trace");
+        let more = ["-v", "--attach-receipt"];
+        let run = ship(&context, &archive, &[&reference], &more);
         run.assert_code(0);
         assert_eq!(run.stdout, format!("{reference}@{}\n", image.digest()));
-        assert_eq!(registry.server.tags(&repository), ["v1"]);
+        let list = image.digest().to_string().replace(':', "-");
+        assert_eq!(registry.server.tags(&repository), [list, "v1".to_owned()]);
         assert_shows_no_secret(&context, &run, &[DockerRegistry::PASSWORD, RIGHT]);
     }
 }
@@ -106,10 +109,13 @@ fn assert_shows_no_secret(context: &Smokegate, run: &Finished, secrets: &[&str])
         ("stdout".into(), run.stdout.clone()),
         ("stderr".into(), run.stderr.clone()),
     ];
-    let report = context.dir().join("smokegate-report");
-    for name in ["receipt.json", "summary.md"] {
-        if let Ok(text) = fs::read_to_string(report.join(name)) {
-            places.push((name.to_owned(), text));
+    let mut left = vec![context.dir().join("smokegate-report")];
+    while let Some(path) = left.pop() {
+        if let Ok(entries) = fs::read_dir(&path) {
+            left.extend(entries.map(|entry| entry.unwrap().path()));
+        } else if let Ok(bytes) = fs::read(&path) {
+            let text = String::from_utf8_lossy(&bytes).into_owned();
+            places.push((path.display().to_string(), text));
         }
     }
     for (place, text) in places {

@@ -50,7 +50,7 @@ fn registry_real_rootless_peak_memory_of_a_promotion_is_bounded() {
         return;
     };
     let fixture = "entrypoint: /zeros\n\
-                   layer\n\
+                   layer plain\n\
                    file /zeros 0644 0:0 zeros:400M\n";
     let archive = context.dir().join("large.tar");
     ImageFixture::parse(fixture)

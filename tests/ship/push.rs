@@ -4,7 +4,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
-use smokegate_test_support::{BuiltImage, Finished, RunAs, Smokegate};
+use smokegate_image::Digest;
+use smokegate_test_support::{
+    Attestations, BuiltImage, Finished, ImageFixture, OciContent, RunAs, Smokegate, program,
+};
 
 use super::{beside_registry, oci_archive, ship, skopeo_digest, text};
 
@@ -142,6 +145,52 @@ fn registry_real_rootless_corrupt_layer_is_never_published() {
                 registry.server.log()
             );
         }
+    }
+}
+
+/// What somebody else's client reads back: the very documents and blobs.
+#[test]
+fn registry_real_rootless_skopeo_pulls_back_every_byte() {
+    let Some((context, registry)) = beside_registry(RunAs::OrdinaryUser) else {
+        return;
+    };
+    let image = ImageFixture::load("layers-packed").build();
+    let other = ImageFixture::load("two-ports")
+        .for_platform("linux/s390x")
+        .build();
+    let index = OciContent::index_of(&[image.clone(), other], Attestations::PerImage);
+    let file = |name: &str| context.dir().join(name);
+    image.write_oci_archive(&file("single"), None);
+    index.write_archive(&file("index"));
+    image.write_docker_archive_legacy(&file("docker-archive"), None);
+    // Manifest, configuration and layers; of the index four manifests with theirs.
+    for form in ["single", "index", "docker-archive"] {
+        let reference = registry.reference(&format!("team/{form}:v1"));
+        let run = push(&context, &file(form), &reference, None);
+        run.assert_code(0);
+        let digest = run.stdout.trim().rsplit('@').next().unwrap().to_owned();
+        let copy = tempfile::tempdir().unwrap();
+        let output = program("skopeo")
+            .args(["copy", "--quiet", "--all", "--src-tls-verify=false"])
+            .arg(format!("docker://{reference}"))
+            .arg(format!("dir:{}", copy.path().display()))
+            .output()
+            .unwrap();
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{form}: {message}");
+        let mut copied = Vec::new();
+        for entry in fs::read_dir(copy.path()).unwrap() {
+            let path = entry.unwrap().path();
+            // Which form of directory this is.
+            if !path.ends_with("version") {
+                copied.push(Digest::sha256(&fs::read(&path).unwrap()).to_string());
+            }
+        }
+        assert!(copied.contains(&digest), "{form}: {digest} {copied:?}");
+        // Nothing that was pushed is missing.
+        let pushed = registry.server.digests(&format!("team/{form}"));
+        copied.sort();
+        assert_eq!(copied, pushed, "{form}");
     }
 }
 

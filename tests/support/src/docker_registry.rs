@@ -201,6 +201,21 @@ impl DockerRegistry {
         tags
     }
 
+    /// The digests of all blobs and manifests of a repository, sorted.
+    pub fn digests(&self, name: &str) -> Vec<String> {
+        let repository = self.storage().join("repositories").join(name);
+        let links = ["_layers/sha256", "_manifests/revisions/sha256"];
+        let mut digests: Vec<String> = links
+            .iter()
+            .flat_map(|links| fs::read_dir(repository.join(links)))
+            .flatten()
+            .flatten()
+            .map(|entry| format!("sha256:{}", entry.file_name().to_string_lossy()))
+            .collect();
+        digests.sort();
+        digests
+    }
+
     /// Whether it holds nothing at all: no manifest, no blob, no upload begun.
     pub fn is_empty(&self) -> bool {
         !self.storage().exists()

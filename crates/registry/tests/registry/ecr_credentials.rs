@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use smokegate_registry::{
     AwsEnvironment, CredentialEnvironment, Publisher, RegistryOptions, RegistrySettings,
 };
-use smokegate_test_support::{EcrManners, FakeEcr};
+use smokegate_test_support::{EcrManners, FakeEcr, Fault, FaultSchedule};
 
 use crate::images::{chain, options, push, small, targets};
 
@@ -387,6 +388,24 @@ async fn no_other_registry_makes_us_ask_aws() {
     assert_eq!(fake.state().requests, Vec::<String>::new());
 }
 
+/// Away from EC2 its address may swallow what is sent there: the requests' own limit is 20 s here, and tried five times.
+#[tokio::test]
+async fn a_metadata_service_that_is_silent_is_not_waited_for() {
+    let fake = FakeEcr::start(EcrManners::default());
+    fake.create("team/app");
+    let silent = FaultSchedule::default();
+    fake.set_faults(silent.and_lasting("PUT", "/latest/api/token", 0, Fault::Hold));
+    let service = "AWS_EC2_METADATA_SERVICE_ENDPOINT".to_owned();
+    let publisher = publisher(&fake, [(service, fake.url())].into(), None);
+    let names = [reference("1")];
+    let image = small();
+    let pushed = tokio::time::timeout(Duration::from_secs(15), push(&publisher, &image, &names));
+    let error = pushed.await.expect("it is left alone soon").unwrap_err();
+    let text = chain(&error);
+    assert!(text.contains("no AWS credential for ECR"), "{text}");
+    assert_eq!(fake.state().count("PUT", "/latest/api/token"), 1);
+}
+
 #[tokio::test]
 async fn tokens_are_renewed_at_half_of_their_life() {
     // One that has ended on arrival (moto's are of 2015) is used, and not asked for again and again.
@@ -407,7 +426,7 @@ async fn tokens_are_renewed_at_half_of_their_life() {
     fake.create("team/app");
     let publisher = Arc::new(publisher(&fake, fake.environment(), None));
     push(&publisher, &small(), &[reference("1")]).await.unwrap();
-    tokio::time::sleep(std::time::Duration::from_millis(700)).await;
+    tokio::time::sleep(Duration::from_millis(700)).await;
     push(&publisher, &small(), &[reference("2")]).await.unwrap();
     assert!(fake.state().token_requests.len() >= 2);
 }

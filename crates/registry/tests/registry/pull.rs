@@ -101,6 +101,25 @@ async fn other_bytes_never_get_a_name() {
 }
 
 #[tokio::test]
+async fn a_redirect_into_the_private_network_is_refused() {
+    for elsewhere in ["http://10.0.0.1/x", "http://169.254.169.254/latest"] {
+        let redirect = answer_with(307, "Location", format!("{elsewhere}?sig=s3cret"));
+        let registry = with_faults(&small(), vec![("/blobs/", redirect); 6]).await;
+        let layout = tempfile::tempdir().unwrap();
+        let error = all(&registry.name(), layout.path()).await.unwrap_err();
+        let text = chain(&error);
+        assert!(
+            text.contains(&format!("redirect to `{elsewhere}` refused"))
+                && text.contains("private address")
+                && !text.contains("s3cret"),
+            "{text}"
+        );
+        let asked = registry.store.lock().unwrap().count("GET", "/blobs/");
+        assert_eq!(asked, 1, "it will not lead elsewhere the next time");
+    }
+}
+
+#[tokio::test]
 async fn a_digest_is_enforced() {
     let image = small();
     let registry = with_faults(&image, Vec::new()).await;
