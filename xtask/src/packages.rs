@@ -23,9 +23,13 @@ const PROGRAMS: [(&str, &str); 10] = [
 /// What the oracle compares with, beside what the tests need.
 const ORACLES: [(&str, &str); 2] = [("crun", "crun"), ("dockerd", "docker.io")];
 
+/// What counts instructions for `cargo xtask bench --instructions`.
+const COUNTERS: [(&str, &str); 1] = [("valgrind", "valgrind")];
+
 /// Whom `cargo xtask bench` compares with, beside what the tests need.
-const CONTENDERS: [(&str, &str); 4] = [
+const CONTENDERS: [(&str, &str); 5] = [
     ("buildah", "buildah"),
+    ("mkfs.ext4", "e2fsprogs"),
     ("dockerd", "docker.io"),
     ("igzip", "isal"),
     ("podman", "podman"),
@@ -45,6 +49,11 @@ pub(crate) fn ensure_oracles() {
 pub(crate) fn ensure_contenders() {
     ensure();
     ensure_of(&CONTENDERS, "less can be compared");
+}
+
+/// The same for what counts instructions.
+pub(crate) fn ensure_counters() {
+    ensure_of(&COUNTERS, "nothing can be counted");
 }
 
 fn ensure_of(programs: &[(&str, &str)], otherwise: &str) {

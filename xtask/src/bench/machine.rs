@@ -6,6 +6,8 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
+use super::disk::Disk;
+
 /// Processor, memory, kernel, the filesystem that `dir` is on, and the tools' versions.
 pub(crate) fn describe(dir: &Path) -> Value {
     let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
@@ -22,12 +24,22 @@ pub(crate) fn describe(dir: &Path) -> Value {
         "memory": memory.unwrap_or_default().trim(),
         "kernel": kernel.trim(),
         "filesystem": first_line(Command::new("stat").args(stat).arg(dir)),
+        "runs_on": if Disk::is_its_own() {
+            "an ext4 of their own with a journal, on a loop device"
+        } else {
+            "that filesystem"
+        },
         "tools": {
+            "docker client": first_line(Command::new("docker").arg("--version")),
             "docker": first_line(Command::new("dockerd").arg("--version")),
             "podman": first_line(Command::new("podman").arg("--version")),
             "buildah": first_line(Command::new("buildah").arg("--version")),
             "umoci": first_line(Command::new("umoci").arg("--version")),
             "skopeo": first_line(Command::new("skopeo").arg("--version")),
+            "runc": first_line(Command::new("runc").arg("--version")),
+            "crun": first_line(Command::new("crun").arg("--version")),
+            "openssl": first_line(Command::new("openssl").arg("version")),
+            "tar": first_line(Command::new("tar").arg("--version")),
             "igzip": first_line(Command::new("igzip").arg("--version")),
             "docker-registry": first_line(Command::new("docker-registry").arg("--version")),
         },

@@ -4,8 +4,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use serde_json::Value;
+
 use crate::Result;
 use crate::workspace::{build_programs, run};
+
+/// What `bench-image` writes last.
+const FACTS: &str = "facts.json";
 
 /// Shapes of images.
 pub(crate) const SHAPES: [&str; 4] = ["debian", "one-layer", "sixty-layers", "tiny-files"];
@@ -43,7 +48,7 @@ pub(crate) struct Workload {
 
 impl Workload {
     /// Those that are named, `SHAPE` or `SHAPE/PACKING`; all where none is.
-    pub(crate) fn named(names: &[&str], images: &Path) -> Result<Vec<Self>> {
+    pub(crate) fn named(names: &[String], images: &Path) -> Result<Vec<Self>> {
         let all = SHAPES.into_iter().flat_map(|shape| {
             Packing::ALL.map(|packing| Self {
                 shape,
@@ -80,6 +85,25 @@ impl Workload {
         })
     }
 
+    /// The archive that `docker save` would write, layers uncompressed.
+    pub(crate) fn plain(&self) -> PathBuf {
+        self.dir.join("docker.tar")
+    }
+
+    /// The image as containers-transports(5) names it: as the layout directory where there is one, which spares
+    /// everybody taking an archive apart.
+    pub(crate) fn transport(&self) -> String {
+        match self.layout() {
+            Some(layout) => format!("oci:{}:v1", layout.display()),
+            None => format!("docker-archive:{}:bench:v1", self.plain().display()),
+        }
+    }
+
+    /// What is in it, as it was noted when it was made: `layers`, `entries` and `bytes` of the uncompressed layers.
+    pub(crate) fn facts(&self) -> Result<Value> {
+        Ok(serde_json::from_slice(&fs::read(self.dir.join(FACTS))?)?)
+    }
+
     /// The same image as a layout directory, where it is an OCI image.
     pub(crate) fn layout(&self) -> Option<PathBuf> {
         match self.packing {
@@ -111,8 +135,7 @@ impl Workload {
 
     /// Makes the image, unless an earlier run did.
     pub(crate) fn make(&self) -> Result {
-        let made = self.dir.join("made");
-        if made.exists() {
+        if self.dir.join(FACTS).exists() {
             return Ok(());
         }
         println!("making the images of workload {}", self.shape);
@@ -121,7 +144,6 @@ impl Workload {
             fs::remove_dir_all(&self.dir)?;
         }
         let mut command = Command::new(programs.join("bench-image"));
-        run(command.arg(self.shape).arg(&self.dir))?;
-        Ok(fs::write(made, "")?)
+        run(command.arg(self.shape).arg(&self.dir))
     }
 }

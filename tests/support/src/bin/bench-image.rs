@@ -4,11 +4,12 @@
 //! DIR/gzip.tar, DIR/zstd.tar         an OCI archive that `docker load` reads too
 //! DIR/gzip.layout, DIR/zstd.layout   the same as a layout directory
 //! DIR/docker.tar                     uncompressed layers and no manifest
+//! DIR/facts.json                     how many layers, entries and bytes those are; written last
 //! ```
 
 use std::error::Error;
-use std::fs;
-use std::io::Write;
+use std::fs::{self, File};
+use std::io::{self, BufReader, Write};
 use std::path::{Path, PathBuf};
 
 use smokegate_test_support::{
@@ -70,7 +71,23 @@ fn main() -> Result<(), Box<dyn Error>> {
             fs::remove_file(piece)?;
         }
     }
-    Ok(())
+    Ok(fs::write(dir.join("facts.json"), facts(dir)?)?)
+}
+
+/// Counted in what was written, whatever it was made from.
+fn facts(dir: &Path) -> io::Result<String> {
+    let (mut layers, mut entries, mut bytes) = (0, 0, 0);
+    let archive = File::open(dir.join("docker.tar"))?;
+    for member in tar::Archive::new(BufReader::new(archive)).entries()? {
+        let member = member?;
+        if member.path()?.ends_with("layer.tar") {
+            layers += 1;
+            bytes += member.size();
+            entries += tar::Archive::new(member).entries()?.count();
+        }
+    }
+    let facts = serde_json::json!({"layers": layers, "entries": entries, "bytes": bytes});
+    Ok(facts.to_string() + "\n")
 }
 
 fn tars(paths: &[PathBuf]) -> Vec<LayerContent> {
