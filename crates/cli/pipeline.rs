@@ -185,8 +185,14 @@ pub(crate) async fn create_repositories(
     if tags.dry_run {
         return Ok(());
     }
-    for made in publisher.create_repositories(targets, &settings).await? {
+    let created = publisher.create_repositories(targets, &settings).await?;
+    for made in created.made {
         printer.step(format!("made the repository {made}"));
+    }
+    for left in created.left_to_registry {
+        printer.always(format!(
+            "note: --create-repository does nothing for {left}: only Amazon ECR has an API for it; other registries make a repository at the first push, or their owners do"
+        ));
     }
     Ok(())
 }

@@ -173,9 +173,15 @@ fn registry_real_rootless_latest_moves_last() {
         &context,
         &archive,
         &tags.each_ref().map(String::as_str),
-        &[],
+        &["--create-repository=immutable"],
     );
     run.assert_code(0);
+    assert!(
+        run.stderr
+            .contains("--create-repository does nothing for 127.0.0.1"),
+        "{}",
+        run.stderr
+    );
 
     let mut lines: Vec<_> = run.stdout.lines().collect();
     lines.sort_unstable();

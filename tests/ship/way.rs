@@ -64,6 +64,11 @@ fn registry_real_rootless_client_certificates_are_shown_and_asked_for() {
 
     let wanted = "the server wants a client certificate that it trusts";
     let cases = [
+        (
+            format!("ca-file = '{ca}'\n"),
+            6,
+            "sent an HTTP request to an HTTPS server",
+        ),
         (trust.clone(), 6, wanted),
         (trust.clone() + &client(&stranger, &stranger_key), 6, wanted),
         (
@@ -86,10 +91,10 @@ fn registry_real_rootless_client_certificates_are_shown_and_asked_for() {
         let run = push(&context, &lines);
         assert_eq!(run.code(), Some(code), "{lines}: {}", run.stderr);
         assert!(cause(&run).contains(said), "{lines}: {}", run.stderr);
-        let hint = if said == wanted {
-            "`client-certificate` and `client-key`"
-        } else {
-            ""
+        let hint = match said {
+            "sent an HTTP request to an HTTPS server" => "`plain-http = false`",
+            _ if said == wanted => "`client-certificate` and `client-key`",
+            _ => "",
         };
         assert!(run.stderr.contains(hint), "{}", run.stderr);
         assert!(registry.server.is_empty());

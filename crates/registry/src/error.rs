@@ -374,6 +374,10 @@ impl Error {
                 "that is how ECR refuses who may not upload: allow `ecr:InitiateLayerUpload`, `ecr:UploadLayerPart` \
                  and `ecr:CompleteLayerUpload` on the repository",
             ),
+            Self::Refused { detail, .. } if detail.wants_tls() => Some(
+                "leave `--plain-http` out; a registry on loopback is spoken to in plain HTTP unless `plain-http = false` \
+                 is said of it in registries.toml",
+            ),
             Self::Refused { detail, .. } if detail.has_code("NAME_UNKNOWN") => {
                 Some("make the repository first; on Amazon ECR, `--create-repository` does it")
             }

@@ -49,7 +49,7 @@ pub use observer::{BlobOutcome, PushEvent, PushObserver, Unobserved};
 pub use options::{
     ClientCertificate, PushOptions, RegistryOptions, RegistrySettings, RepositorySettings,
 };
-pub use publisher::Publisher;
+pub use publisher::{CreatedRepositories, Publisher};
 pub use pull::{Documents, Puller, Remote};
 pub use pull_error::PullError;
 pub use push_plan::{Action, PushPlan, Step, plan};

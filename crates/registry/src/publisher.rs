@@ -16,6 +16,15 @@ use crate::{
     PushPlan, PushReport, RegistryOptions, RepositorySettings, Target, TargetCheck, plan,
 };
 
+/// What was made of the repositories that a push needs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CreatedRepositories {
+    /// Those that were missing, and were made as asked.
+    pub made: Vec<Destination>,
+    /// Those whose registry has no API for it.
+    pub left_to_registry: Vec<Destination>,
+}
+
 /// Publishes images. Holds what was learnt about registries and credentials; one serves a whole run.
 #[derive(Debug)]
 pub struct Publisher {
@@ -95,7 +104,7 @@ impl Publisher {
     }
 
     /// Makes the repositories of targets that do not exist, where the registry has an API for that: Amazon ECR.
-    /// Others make them at the first push, or have people for it. Gives back those that were made.
+    /// Others make them at the first push, or have people for it; `settings` mean nothing to them.
     ///
     /// # Errors
     /// When one cannot be made. Those made before stay.
@@ -103,8 +112,8 @@ impl Publisher {
         &self,
         targets: &[Target],
         settings: &RepositorySettings,
-    ) -> Result<Vec<Destination>, Error> {
-        let mut made: Vec<Destination> = Vec::new();
+    ) -> Result<CreatedRepositories, Error> {
+        let mut created = CreatedRepositories::default();
         let mut seen: Vec<&Destination> = Vec::new();
         for destination in targets.iter().map(Target::destination) {
             let Destination::Repository { .. } = destination else {
@@ -116,6 +125,7 @@ impl Publisher {
             seen.push(destination);
             let repository = self.repository(destination)?;
             let Some(host) = repository.registry.ecr() else {
+                created.left_to_registry.push(destination.clone());
                 continue;
             };
             match repository.exists().await {
@@ -128,10 +138,10 @@ impl Publisher {
                 .create_repository(&host, &repository.name, settings)
                 .await?
             {
-                made.push(destination.clone());
+                created.made.push(destination.clone());
             }
         }
-        Ok(made)
+        Ok(created)
     }
 
     /// Refuses a tag that points elsewhere in an immutable repository, where the registry has a way to say so.

@@ -71,6 +71,12 @@ impl WireError {
             && (text.contains("expired") || text.contains("invalid"))
     }
 
+    /// Whether a server that speaks TLS only says that it was spoken to without (Go's and nginx's words).
+    pub(crate) fn wants_tls(&self) -> bool {
+        let text = self.text.to_ascii_lowercase();
+        text.contains("http request") && text.contains("https")
+    }
+
     /// Whether one of the error codes is about what was sent, and not about who sent it.
     pub(crate) fn is_about_content(&self) -> bool {
         const SUBJECTS: [&str; 6] = ["BLOB_", "DIGEST_", "MANIFEST_", "NAME_", "SIZE_", "TAG_"];

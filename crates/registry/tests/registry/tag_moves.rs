@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use smokegate_image::Image;
-use smokegate_registry::{Publisher, PushOptions, TagPosition, Unobserved};
+use smokegate_registry::{CreatedRepositories, Publisher, PushOptions, TagPosition, Unobserved};
 use smokegate_test_support::{EcrManners, FakeEcr, Fault, FaultSchedule};
 
 use crate::ecr_credentials::{publisher, reference};
@@ -273,7 +273,7 @@ async fn repositories_are_made_where_that_is_said() {
         .create_repositories(&targets, &settings)
         .await
         .unwrap();
-    assert_eq!(made.len(), 1);
+    assert_eq!(made.made.len(), 1);
     {
         let mut state = fake.state();
         let repository = state.repository("team/app");
@@ -283,6 +283,13 @@ async fn repositories_are_made_where_that_is_said() {
         .create_repositories(&targets, &settings)
         .await
         .unwrap();
-    assert!(again.is_empty());
+    assert_eq!(again, CreatedRepositories::default());
+    let elsewhere = crate::images::targets(&["127.0.0.1:1/team/app:1".to_owned()]);
+    let left = publisher.create_repositories(&elsewhere, &settings).await;
+    assert_eq!(
+        left.unwrap().left_to_registry.len(),
+        1,
+        "and nobody is asked"
+    );
     push(&publisher, &small(), &[reference("1")]).await.unwrap();
 }
