@@ -75,8 +75,12 @@ pub(crate) fn bench(words: &[&str]) -> Result<bool> {
     let (measured, not_measured): (Vec<_>, Vec<_>) = targets::all(&document)
         .into_iter()
         .partition(targets::Target::is_measured);
-    for target in measured.iter().chain(&not_measured) {
+    for target in measured {
         println!("{target}");
+    }
+    if !not_measured.is_empty() {
+        let count = not_measured.len();
+        println!("{count} more targets are about what was not measured today; the file lists them");
     }
     Ok(true)
 }

@@ -113,9 +113,13 @@ fn run_and_read(
     command.arg("--report-dir").arg(&report);
     let (_, whole) = measure(command.arg(archive).args(after), None)?;
     let receipt: Value = serde_json::from_slice(&fs::read(report.join("receipt.json"))?)?;
+    let mut stages = stages_of(&receipt);
+    let known = ["unpack", "run", "push"].map(|stage| stages[stage]);
+    let rest = whole.wall.saturating_sub(known.into_iter().sum());
+    stages.insert("rest of the wall".to_owned(), rest);
     Ok(Run {
         whole,
-        stages: stages_of(&receipt),
+        stages,
         remark: None,
     })
 }
