@@ -42,7 +42,8 @@ usage: cargo xtask CHORE
   faults [N] [SEED]     push N images (2000 where nothing is said) while everything fails, from this seed on
   bench [--quick] [--runs N] [--peer-runs N] [--peers LIST|none] [WORKLOAD…]
                         time `ship` against docker, podman, buildah, umoci and skopeo, which root installs;
-                        `debian/gzip` alone with --quick; medians go to docs/benchmarks too
+                        `debian/gzip` alone with --quick; medians go to docs/benchmarks too. With all peers five
+                        times a workload takes 10 minutes on two quiet cores, without them 2; there are twelve
   bench --instructions [--keep]
                         count what small fixed tasks execute, and fail where it is 5 % more than is kept";
 

@@ -105,11 +105,12 @@ fn tasks(smokegate: &Path, scratch: &Path) -> Result<Vec<(&'static str, PathBuf,
             owned(&["gate", "--no-file", "--plan", &image]),
         ),
         ("lint", smokegate, owned(&["lint", "--no-file", &image])),
-        // Divan runs what is named once with `--test`: 5,000 small files, parsed and written.
+        // Divan runs what is named once with `--test`: the headers of 5,000 files. Valgrind has no openat2(2), with which
+        // files are written.
         (
-            "unpack",
+            "parse",
             benchmark("smokegate-rootfs", "layer")?,
-            owned(&["--test", "write"]),
+            owned(&["--test", "parse"]),
         ),
     ])
 }
