@@ -27,5 +27,6 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     // Before anything else: the helper must have one thread and no runtime.
     smokegate_sandbox::run_if_helper(Some(linting::index_layer));
+    smokegate_sandbox::resolve_hosts_without_modules();
     commands::main()
 }

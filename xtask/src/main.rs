@@ -9,6 +9,7 @@
 
 mod bench;
 mod demo;
+mod dist;
 mod dockerd;
 mod faults;
 mod fixtures;
@@ -33,6 +34,8 @@ usage: cargo xtask CHORE
   demo                  build a small image, gate it and ship it to an OCI layout; shows the receipt
   test                  install what the tests need (as root), run every check and test of this checkout
   ci                    the same, where a test that cannot run is a failure
+  dist                  build one static program for this machine's architecture, with its digest beside it, and run
+                        it where there is no library
   fixtures              list the image fixtures
   fixtures --check      prove that each makes the same image twice
   fixtures --image NAME --out PATH [--form oci-layout|oci-archive|docker-archive|docker-archive-legacy]
@@ -54,6 +57,7 @@ fn main() -> ExitCode {
         ["demo"] => demo::demo().map(|()| true),
         ["test"] => test_run::test(test_run::Unmet::Skip),
         ["ci"] => test_run::test(test_run::Unmet::Fail),
+        ["dist"] => dist::dist().map(|()| true),
         ["fixtures", options @ ..] => fixtures::fixtures(options).map(|()| true),
         ["fuzz", options @ ..] => fuzz::fuzz(options).map(|()| true),
         ["oracle"] => oracle::oracle(),

@@ -24,6 +24,7 @@ mod runtime_spec;
 mod sealed;
 mod seccomp;
 mod secret;
+mod static_names;
 mod store;
 mod syscall_abi;
 mod wire;
@@ -48,6 +49,7 @@ pub use pod::{
 };
 pub use pod_network::{PodNetwork, original_destination};
 pub use secret::SecretValue;
+pub use static_names::resolve_hosts_without_modules;
 pub use store::{
     FilledLayer, FilledStore, StoreRequest, fill_store, has_layers, list_store, prune_store,
 };
