@@ -147,11 +147,13 @@ fn faults(dice: &mut Dice, stalls: bool, names: &[String]) -> (FaultSchedule, bo
     let fault = lasting[dice.below(4)].clone();
     let allowed = u32::try_from(dice.below(3)).unwrap();
     let at_tag = format!("/manifests/{tag}");
-    let schedule = match dice.below(5) {
+    let schedule = match dice.below(6) {
         0 => schedule.and_lasting("POST", "/blobs/uploads/", allowed, fault),
         1 => schedule.and_lasting("PUT", "/blobs/uploads/", allowed, fault),
         2 => schedule.and_lasting("PUT", "/manifests/sha256", allowed, fault),
         3 => schedule.and_lasting("GET", &at_tag, 1 + allowed, fault),
+        // Where referrers are listed, if the registry does not do it.
+        4 => schedule.and_lasting("PUT", "/manifests/sha256-", allowed, fault),
         _ => schedule.and_lasting("PUT", &at_tag, allowed.min(1), fault),
     };
     (schedule, false)
