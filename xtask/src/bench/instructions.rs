@@ -135,6 +135,8 @@ fn benchmark(package: &str, name: &str) -> Result<PathBuf> {
 
 /// Of the process itself, in all of its threads.
 fn instructions(program: &Path, words: &[String], scratch: &Path) -> Result<u64> {
+    // The store of its HOME: what one run has found out, the next would not.
+    _ = fs::remove_dir_all(scratch.join(".cache"));
     let report = scratch.join("callgrind.out");
     let mut valgrind = Command::new("valgrind");
     valgrind
