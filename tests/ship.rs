@@ -1,5 +1,6 @@
 //! From an archive to a registry.
 
+mod ahead;
 mod credentials;
 mod debian;
 mod ecr;
@@ -85,6 +86,14 @@ impl Registry {
             let made = fs::read(layer.file.path()).expect("reading the layer that was built");
             assert!(stored(&layer.digest) == made, "layer {}", layer.digest);
         }
+    }
+
+    /// Fails the test if a manifest or a tag was written.
+    #[track_caller]
+    fn assert_no_manifest(&self) {
+        let log = self.server.log();
+        let written = |line: &&str| line.contains("\"PUT /v2/") && line.contains("/manifests/");
+        assert_eq!(log.lines().find(written), None);
     }
 
     /// How many requests of this method the registry has answered.

@@ -254,6 +254,10 @@ pub(crate) struct ShipArgs {
     pub(crate) registry: RegistryArgs,
     #[command(flatten)]
     pub(crate) publish: PublishArgs,
+    /// Send blobs to registries while the image runs, so that only manifests and tags are left for after the verdict.
+    /// Where it does not pass, the blobs stay there, and nothing refers to them
+    #[arg(long, conflicts_with = "dry_run")]
+    pub(crate) upload_ahead: bool,
     #[command(flatten)]
     pub(crate) run: RunArgs,
 }

@@ -14,6 +14,7 @@ mod linting;
 mod network_record;
 mod pipeline;
 mod plan_document;
+mod preparation;
 mod printer;
 mod receipt;
 mod registry_file;

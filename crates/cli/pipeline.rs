@@ -29,14 +29,21 @@ pub(crate) async fn compress(
     dir: PathBuf,
     printer: Printer,
 ) -> Result<Image, Failure> {
-    let compression = match compress {
-        Compress::None => return Ok(image),
-        Compress::Gzip => Compression::Gzip,
-        Compress::Zstd => Compression::Zstd,
+    let Some(compression) = compression(compress) else {
+        return Ok(image);
     };
     let image = blocking(move || image.recompress(compression, &dir)).await??;
     printer.step(format!("compressed: {}", image.digest()));
     Ok(image)
+}
+
+/// How layers are compressed; `None` where they stay as they are.
+pub(crate) fn compression(compress: Compress) -> Option<Compression> {
+    match compress {
+        Compress::None => None,
+        Compress::Gzip => Some(Compression::Gzip),
+        Compress::Zstd => Some(Compression::Zstd),
+    }
 }
 
 /// What a gate needs beside the image and the plan.
@@ -107,7 +114,16 @@ pub(crate) async fn publish_cleared(
     printer: Printer,
 ) -> Result<(PushReport, Duration), Failure> {
     let image = cleared.get();
-    // The layers that were run have been verified; those of the other platforms have not.
+    let options = PushOptions {
+        known_layers: Arc::new(layers_of(image, tested)),
+        ..options.clone()
+    };
+    let image = with_receipt(image, receipt);
+    publish(&image, publisher, targets, &options, printer).await
+}
+
+/// The layers of the platforms that were run. They have been verified; those of the others have not.
+pub(crate) fn layers_of(image: &Image, tested: &[Digest]) -> HashSet<(LayerDigest, DiffId)> {
     let pair = |layer: &Layer| {
         (
             LayerDigest(layer.blob.digest().clone()),
@@ -118,14 +134,7 @@ pub(crate) async fn publish_cleared(
         .platforms()
         .iter()
         .filter(|one| tested.contains(&one.manifest));
-    let tested: HashSet<_> = tested.flat_map(|one| one.layers.iter().map(pair)).collect();
-    let known = move |blob: &LayerDigest, diff_id: &DiffId| {
-        tested.contains(&(blob.clone(), diff_id.clone()))
-    };
-    let clone = image.clone();
-    blocking(move || clone.verify_layers(known)).await??;
-    let image = with_receipt(image, receipt);
-    publish(&image, publisher, targets, options, printer).await
+    tested.flat_map(|one| one.layers.iter().map(pair)).collect()
 }
 
 /// The image with its receipt attached, where it is to be.
@@ -133,7 +142,7 @@ pub(crate) fn with_receipt(image: &Image, receipt: Option<&Attachment>) -> Image
     receipt.map_or_else(|| image.clone(), |receipt| receipt.to(image))
 }
 
-/// Publishes an image whose every byte the caller has had verified.
+/// Publishes an image, and verifies what is not known of it meanwhile.
 pub(crate) async fn publish(
     image: &Image,
     publisher: &Publisher,
@@ -165,6 +174,10 @@ pub(crate) async fn publish(
 }
 
 fn push_failure(error: PushError) -> Failure {
+    // The image is at fault, whatever was being done with it.
+    if let smokegate_registry::Error::Image(source) = *error.source {
+        return Failure::from(source).evidence("no manifest and no tag was written");
+    }
     let status = match error.kind() {
         _ if error.tags_moved() => ExitStatus::PublishedPartly,
         kind => crate::failure::registry_status(kind),
@@ -234,11 +247,15 @@ pub(crate) async fn undo(
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Failure> {
-    tokio::task::spawn_blocking(work).await.map_err(|error| {
-        Failure::new(
-            ExitStatus::Bug,
-            format!("a worker of smokegate ended early: {error}"),
-        )
-        .hint("this is a bug; please report it with the text above")
-    })
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| no_worker(&error))
+}
+
+/// A thread that was not started or did not end well.
+pub(crate) fn no_worker(error: &dyn std::error::Error) -> Failure {
+    Failure::new(
+        ExitStatus::Bug,
+        format!("a worker of smokegate ended early: {error}"),
+    )
+    .hint("this is a bug; please report it with the text above")
 }

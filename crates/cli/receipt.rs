@@ -19,6 +19,7 @@ use crate::gate_file::Prepared;
 use crate::linting::Findings;
 use crate::network_record::{NetworkRecord, network_record};
 use crate::plan_document;
+use crate::preparation;
 
 /// Raised when a field changes its meaning or goes; new fields do not raise it.
 const VERSION: u32 = 1;
@@ -45,7 +46,7 @@ pub(crate) struct Receipt {
     /// The images of the services.
     #[serde(default)]
     pub(crate) services: Vec<ServiceImageRecord>,
-    /// Milliseconds of the stages before the variants.
+    /// Milliseconds of the stages beside the variants.
     #[serde(default)]
     pub(crate) timings_ms: RunTimings,
     /// What was published where.
@@ -125,9 +126,22 @@ pub(crate) struct IsolationRecord {
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub(crate) struct RunTimings {
     pub(crate) open: u64,
     pub(crate) layers: u64,
+    /// Looking at the targets before anything runs.
+    pub(crate) check: u64,
+    /// Asking registries what they have: beside the gate, and what is left after the verdict.
+    pub(crate) plan: u64,
+    /// Sending blobs beside the gate (`--upload-ahead`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) upload_ahead: Option<u64>,
+    /// Bringing blobs and manifests after the verdict.
+    pub(crate) upload: u64,
+    /// Moving the tags.
+    pub(crate) tags: u64,
+    /// From the verdict to the last tag.
     pub(crate) publish: u64,
 }
 
@@ -331,9 +345,31 @@ impl Receipt {
             .collect()
     }
 
+    /// Adds how long the look at the targets took.
+    pub(crate) fn record_check(&mut self, took: Duration) {
+        self.timings_ms.check = millis(took);
+    }
+
+    /// Adds what was prepared beside the gate; the image is the one that will be published, which may be packed
+    /// otherwise than it was when it ran.
+    pub(crate) fn record_preparation(&mut self, prepared: &preparation::Prepared) {
+        self.timings_ms.plan = millis(prepared.asked);
+        self.timings_ms.upload_ahead = prepared.uploaded.map(millis);
+        let image = &prepared.image;
+        if self.image.digest != *image.digest() {
+            self.image.digest = image.digest().clone();
+            self.image.media_type = image.root().media_type.clone();
+            // What has no manifest of its own has one platform.
+            self.image.tested = image.platforms().iter().map(platform_record).collect();
+        }
+    }
+
     /// Adds what was published.
     pub(crate) fn record_push(&mut self, report: &PushReport, took: Duration) {
         self.timings_ms.publish = millis(took);
+        self.timings_ms.plan += millis(report.timings.plan);
+        self.timings_ms.upload = millis(report.timings.upload);
+        self.timings_ms.tags = millis(report.timings.tags);
         self.published = report
             .targets
             .iter()

@@ -246,7 +246,7 @@ pub(crate) fn push_options(tags: &TagArgs, report_dir: &Path) -> PushOptions {
     PushOptions {
         rollback: !tags.no_rollback,
         journal_dir: Some(report_dir.to_owned()),
-        source: None,
+        ..PushOptions::default()
     }
 }
 

@@ -48,6 +48,20 @@ pub(crate) struct Referred {
     pub(crate) took: Duration,
 }
 
+/// An image in a registry of which only documents were fetched, into a directory that goes with this.
+struct Described {
+    image: Image,
+    remote: Remote,
+    layout: PathBuf,
+    _scratch: RunDir,
+}
+
+impl Described {
+    fn place(&self) -> ImageSource {
+        layout_source(self.layout.clone(), &self.remote)
+    }
+}
+
 /// Opens images. Dials nobody unless a source is in a registry.
 #[derive(Debug)]
 pub(crate) struct Sources<'a> {
@@ -115,29 +129,16 @@ impl<'a> Sources<'a> {
         mut options: OpenOptions,
         needed: Needed<'_>,
     ) -> Result<(Image, Digest), Failure> {
-        let ImageSource::Registry { reference, .. } = source else {
-            unreachable!("only a registry is pulled from")
-        };
-        let store = settings::store(self.common)?;
-        let scratch = RunDir::below(&store)?;
-        let layout = scratch.path().join("image");
-        std::fs::create_dir(&layout).map_err(|error| cannot_make(&layout, &error))?;
         let documents = match needed {
             Needed::MissingLayers(_) => Documents::ForPlatform(&options),
             Needed::Everything => Documents::WithReferrers(&options.limits),
             Needed::Documents | Needed::Layers => Documents::All(&options.limits),
         };
-        let remote = self
-            .publisher()?
-            .puller()
-            .documents(reference, documents, &layout)
-            .await?;
-        let place = layout_source(layout, &remote);
-        options.absent_blobs = true;
-        let image = open(&place, &options).await?;
+        let described = self.describe(source, documents, &options).await?;
+        let Described { image, remote, .. } = &described;
         let wanted: Vec<Blob> = match needed {
             Needed::Documents => Vec::new(),
-            Needed::MissingLayers(id_map) if has_all_layers(&store, &image, id_map)? => Vec::new(),
+            Needed::MissingLayers(id_map) if self.has_all_layers(image, id_map)? => Vec::new(),
             Needed::Layers | Needed::MissingLayers(_) => {
                 let layers = image.selected().layers.iter();
                 layers.map(|layer| layer.blob.clone()).collect()
@@ -145,7 +146,7 @@ impl<'a> Sources<'a> {
             Needed::Everything => image.blobs().to_vec(),
         };
         if wanted.is_empty() {
-            return Ok((image, remote.digest().clone()));
+            return Ok((described.image, described.remote.digest().clone()));
         }
         self.printer.step(format!(
             "{role}: pulling {source} ({})",
@@ -153,33 +154,61 @@ impl<'a> Sources<'a> {
         ));
         remote.blobs(&wanted).await?;
         options.absent_blobs = !matches!(needed, Needed::Everything);
-        let image = open(&place, &options).await?;
+        let image = open(&described.place(), &options).await?;
         Ok((image, remote.digest().clone()))
+    }
+
+    /// Fetches the documents of an image, and nothing else of it, and opens it.
+    async fn describe(
+        &self,
+        source: &ImageSource,
+        documents: Documents<'_>,
+        options: &OpenOptions,
+    ) -> Result<Described, Failure> {
+        let ImageSource::Registry { reference, .. } = source else {
+            unreachable!("only a registry is pulled from")
+        };
+        let store = settings::store(self.common)?;
+        let scratch = RunDir::below(&store)?;
+        let layout = scratch.path().join("image");
+        std::fs::create_dir(&layout).map_err(|error| cannot_make(&layout, &error))?;
+        let puller = self.publisher()?.puller();
+        let remote = puller.documents(reference, documents, &layout).await?;
+        let mut options = options.clone();
+        options.absent_blobs = true;
+        let place = layout_source(layout.clone(), &remote);
+        Ok(Described {
+            image: open(&place, &options).await?,
+            remote,
+            layout,
+            _scratch: scratch,
+        })
+    }
+
+    fn has_all_layers(&self, image: &Image, id_map: &IdMap) -> Result<bool, Failure> {
+        let store = settings::store(self.common)?;
+        let request = StoreRequest {
+            store: id_map.store_in(&store),
+            id_map,
+            image: image.selected(),
+            limits: *image.limits(),
+        };
+        Ok(has_layers(&request)?)
     }
 
     /// Opens an image of which nothing is fetched but its documents and what refers to it.
     pub(crate) async fn refer(
         &self,
         source: &ImageSource,
-        mut options: OpenOptions,
+        options: OpenOptions,
     ) -> Result<Referred, Failure> {
         let began = Instant::now();
         let (image, source) = match source {
-            ImageSource::Registry { reference, .. } => {
-                let store = settings::store(self.common)?;
-                let scratch = RunDir::below(&store)?;
-                let layout = scratch.path().join("image");
-                std::fs::create_dir(&layout).map_err(|error| cannot_make(&layout, &error))?;
+            ImageSource::Registry { .. } => {
                 let documents = Documents::WithReferrers(&options.limits);
-                let remote = self
-                    .publisher()?
-                    .puller()
-                    .documents(reference, documents, &layout)
-                    .await?;
-                options.absent_blobs = true;
-                let image = open(&layout_source(layout, &remote), &options).await?;
-                let source = BlobSource::new(remote, options.spool_dir);
-                (image, Some(source))
+                let described = self.describe(source, documents, &options).await?;
+                let source = BlobSource::new(described.remote, options.spool_dir);
+                (described.image, Some(source))
             }
             local => (open(local, &options).await?, None),
         };
@@ -207,16 +236,6 @@ fn layout_source(path: PathBuf, remote: &Remote) -> ImageSource {
         path,
         tag: Some(remote.reference().to_owned()),
     }
-}
-
-fn has_all_layers(store: &Path, image: &Image, id_map: &IdMap) -> Result<bool, Failure> {
-    let request = StoreRequest {
-        store: id_map.store_in(store),
-        id_map,
-        image: image.selected(),
-        limits: *image.limits(),
-    };
-    Ok(has_layers(&request)?)
 }
 
 async fn open(source: &ImageSource, options: &OpenOptions) -> Result<Image, Failure> {

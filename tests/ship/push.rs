@@ -128,10 +128,12 @@ fn registry_real_rootless_corrupt_layer_is_never_published() {
         let (image, archive) = oci_archive(&context, "layers-packed");
         flip_a_byte(&archive, &image, index);
         let digest = image.layers[index].digest.to_string();
-        for run in [
-            ship(&context, &archive, &[&reference], &[]),
-            push(&context, &archive, &reference, None),
-        ] {
+        let shipped = ship(&context, &archive, &[&reference], &[]);
+        // Layers are verified before they are run.
+        if index == 0 {
+            assert!(registry.server.is_empty(), "{}", registry.server.log());
+        }
+        for run in [shipped, push(&context, &archive, &reference, None)] {
             assert_eq!(run.code(), Some(5), "{packing}: {}", run.stderr);
             assert!(
                 run.stderr.contains(&digest),
@@ -139,11 +141,15 @@ fn registry_real_rootless_corrupt_layer_is_never_published() {
                 run.stderr
             );
             assert_eq!(run.stdout, "");
-            assert!(
-                registry.server.is_empty(),
-                "{packing}: {}",
-                registry.server.log()
-            );
+            registry.assert_no_manifest();
+            // Another round may have sent it as it should be.
+            if registry
+                .server
+                .blob_path(&image.layers[index].digest)
+                .exists()
+            {
+                registry.assert_blob(&image.layers[index].digest);
+            }
         }
     }
 }
@@ -192,6 +198,81 @@ fn registry_real_rootless_skopeo_pulls_back_every_byte() {
         copied.sort();
         assert_eq!(copied, pushed, "{form}");
     }
+}
+
+/// The blobs are what their digests say, and may travel; what they decompress to is not what the configuration says.
+#[test]
+fn registry_real_rootless_layer_with_another_diff_id_is_never_published() {
+    let Some((context, registry)) = beside_registry(RunAs::OrdinaryUser) else {
+        return;
+    };
+    let image = ImageFixture::load("layers-packed").build();
+    let layout = context.dir().join("layout");
+    image.write_oci_layout(&layout, None);
+    let write = |bytes: &[u8]| {
+        let digest = Digest::sha256(bytes);
+        let path = layout.join("blobs/sha256").join(digest.hex());
+        fs::write(path, bytes).unwrap();
+        json!({ "digest": digest.to_string(), "size": bytes.len() })
+    };
+    let described = |descriptor: Value, other: &mut Value| {
+        other["digest"] = descriptor["digest"].clone();
+        other["size"] = descriptor["size"].clone();
+    };
+    let mut config: Value = serde_json::from_slice(&image.config).unwrap();
+    // Of two that are wrong the first is named, whichever is read first.
+    for layer in [1, 2] {
+        let wrong = Digest::sha256(&[layer]).to_string();
+        config["rootfs"]["diff_ids"][usize::from(layer)] = json!(wrong);
+    }
+    let mut manifest: Value = serde_json::from_slice(&image.manifest).unwrap();
+    described(
+        write(config.to_string().as_bytes()),
+        &mut manifest["config"],
+    );
+    let index = layout.join("index.json");
+    let mut root: Value = serde_json::from_slice(&fs::read(&index).unwrap()).unwrap();
+    described(
+        write(manifest.to_string().as_bytes()),
+        &mut root["manifests"][0],
+    );
+    fs::write(&index, root.to_string()).unwrap();
+
+    let copy = format!("oci:{}:v1", context.dir().join("copy").display());
+    for tag in [registry.reference("team/app:v1"), copy] {
+        let run = push(&context, &layout, &tag, None);
+        run.assert_code(5);
+        assert!(run.stderr.contains("diff_id mismatch"), "{}", run.stderr);
+        assert!(run.stderr.contains("layer 2 of"), "{}", run.stderr);
+        assert!(
+            run.stderr.contains("no manifest and no tag was written"),
+            "{}",
+            run.stderr
+        );
+        assert_eq!(run.stdout, "");
+    }
+    registry.assert_no_manifest();
+    assert!(!context.dir().join("copy/index.json").exists());
+}
+
+/// A complete pass for this digest says of its layers that they are what they should be: none is decompressed again,
+/// and each is still compared with its digest as it is sent.
+#[test]
+fn registry_real_rootless_push_with_a_receipt_still_compares_digests() {
+    let Some((context, registry)) = beside_registry(RunAs::OrdinaryUser) else {
+        return;
+    };
+    let (image, archive) = oci_archive(&context, "layers-packed");
+    let gate = context.run(["gate", text(&archive), "--publish", "0:8080"]);
+    gate.assert_code(0);
+    let receipt = context.write("passed.json", context.receipt().to_string());
+    flip_a_byte(&archive, &image, 0);
+    let reference = registry.reference("team/app:v1");
+    let run = push(&context, &archive, &reference, Some(&receipt));
+    run.assert_code(5);
+    let digest = image.layers[0].digest.to_string();
+    assert!(run.stderr.contains(&digest), "{}", run.stderr);
+    registry.assert_no_manifest();
 }
 
 #[test]

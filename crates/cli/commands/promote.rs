@@ -1,5 +1,7 @@
 //! `smokegate promote`: tags for what is in a registry already, without changing a byte of it.
 
+use std::time::Instant;
+
 use smokegate_image::ImageSource;
 
 use crate::args::{CommonArgs, PromoteArgs};
@@ -42,10 +44,12 @@ pub(crate) async fn run(
         printer.step(format!("receipt: a complete pass, {}", accepted.signer));
     }
     let publisher = sources.publisher()?;
+    let began = Instant::now();
     pipeline::create_repositories(publisher, &targets, &args.tags, printer).await?;
     publisher
         .check_targets(&targets, Some(image.digest()))
         .await?;
+    let checked = began.elapsed();
     let mut options = settings::push_options(&args.tags, &args.report_dir);
     options.source = opened.source;
     if args.tags.dry_run {
@@ -54,6 +58,7 @@ pub(crate) async fn run(
     }
     let (report, took) = pipeline::publish(image, publisher, &targets, &options, printer).await?;
     let mut receipt = Receipt::new(named, image, opened.took);
+    receipt.record_check(checked);
     receipt.record_push(&report, took);
     super::push::show_published(&receipt, common.format, printer);
     Ok(ExitStatus::Success)

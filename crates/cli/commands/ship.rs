@@ -1,5 +1,7 @@
 //! `smokegate ship`: gate an image, then publish the very bytes that passed to every tag.
 
+use std::time::Instant;
+
 use smokegate_registry::Target;
 
 use super::judged::Judged;
@@ -10,8 +12,10 @@ use crate::exit_code::ExitStatus;
 use crate::failure::Failure;
 use crate::gate_file::LoadedFile;
 use crate::pipeline;
+use crate::preparation::Preparation;
 use crate::printer::Printer;
 use crate::receipt::Receipt;
+use crate::report::files;
 use crate::settings;
 use crate::sources::{Needed, Opened, Sources};
 
@@ -62,7 +66,7 @@ pub(crate) async fn run(
     let image = args.source.image.clone();
     let needed = Needed::Everything;
     let Opened { image, took, .. } = sources.open("image", image, options, needed).await?;
-    let mut receipt = Receipt::new(named.clone(), &image, took);
+    let mut receipt = Receipt::new(named, &image, took);
     let prepared = target
         .prepare(&image, &settings.id_map, &mut receipt)
         .await?;
@@ -74,45 +78,92 @@ pub(crate) async fn run(
     }
 
     let publisher = sources.publisher()?;
+    let (compress, ahead) = (args.publish.compress, args.upload_ahead);
+    let packing = (compress, spool);
+    let mut preparation = Preparation::new(&image, packing, publisher, &targets, ahead, printer)?;
     // A push that cannot succeed is found out before a minute is spent on running the image.
+    let began = Instant::now();
     pipeline::create_repositories(publisher, &targets, &args.publish.tags, printer).await?;
-    let is_as_it_is = args.publish.compress == Compress::None;
+    let is_as_it_is = compress == Compress::None;
     let digest = is_as_it_is.then(|| image.digest());
     publisher.check_targets(&targets, digest).await?;
+    receipt.record_check(began.elapsed());
 
-    let image = pipeline::compress(image, args.publish.compress, spool, printer).await?;
-    let mut receipt = Receipt::new(named, &image, took);
     let lint = run_target::lint_settings(&args.run, file.as_ref(), &settings)?;
-    let (judged, keeper) =
-        Judged::by_running(&image, &prepared, &settings, lint, &mut receipt, printer).await?;
-
-    let options = settings::push_options(&args.publish.tags, &settings.report_dir);
-    let attachment = || {
-        let wanted = args.publish.attach_receipt;
-        wanted.then(|| Attachment::new(&receipt, &image, key.as_ref()))
+    let mut preparing = Box::pin(preparation.carry_out(image.clone()));
+    let mut ready = None;
+    let gate = Judged::by_running(&image, &prepared, &settings, lint, &mut receipt, printer);
+    let gated = {
+        tokio::pin!(gate);
+        loop {
+            tokio::select! {
+                gated = &mut gate => break Ok(gated?),
+                done = &mut preparing, if ready.is_none() => match done {
+                    Ok(done) => ready = Some(done),
+                    Err(failure) => break Err(failure),
+                },
+            }
+        }
     };
-    let published = match judged.verdict.clear(image.clone()) {
-        Err(_) => Ok(()),
-        Ok(cleared) if args.publish.tags.dry_run => {
-            let image = pipeline::with_receipt(cleared.get(), attachment().as_ref());
-            super::push::show_plan(publisher, &image, &targets, &options, printer).await?;
+    let (judged, keeper) = match gated {
+        Ok(gated) => gated,
+        Err(failure) => {
+            receipt.record_failure(&failure);
+            files::write(&receipt, &[], &settings.report_dir)?;
+            return Err(failure);
+        }
+    };
+
+    let published = match judged.verdict.clear(image) {
+        // What is on its way is not waited for.
+        Err(_) => {
+            drop(preparing);
             Ok(())
         }
         Ok(cleared) => {
-            let attachment = attachment();
-            pipeline::publish_cleared(
-                &cleared,
-                &judged.verdict.manifests,
-                attachment.as_ref(),
-                publisher,
-                &targets,
-                &options,
-                printer,
-            )
+            async {
+                let began = Instant::now();
+                let ready = match ready {
+                    Some(ready) => {
+                        drop(preparing);
+                        ready
+                    }
+                    None => preparing.await?,
+                };
+                receipt.record_preparation(&ready);
+                let image = &ready.image;
+                let cleared = cleared
+                    .packed_as(image.clone())
+                    .map_err(|error| Failure::new(ExitStatus::Bug, error.to_string()))?;
+                let wanted = args.publish.attach_receipt;
+                let attachment = wanted.then(|| Attachment::new(&receipt, image, key.as_ref()));
+                let mut options = settings::push_options(&args.publish.tags, &settings.report_dir);
+                options.ahead = Some(ready.ahead.clone());
+                if args.publish.tags.dry_run {
+                    let image = pipeline::with_receipt(cleared.get(), attachment.as_ref());
+                    return super::push::show_plan(publisher, &image, &targets, &options, printer)
+                        .await;
+                }
+                let (report, _) = pipeline::publish_cleared(
+                    &cleared,
+                    &judged.verdict.manifests,
+                    attachment.as_ref(),
+                    publisher,
+                    &targets,
+                    &options,
+                    printer,
+                )
+                .await?;
+                receipt.record_push(&report, began.elapsed());
+                Ok(())
+            }
             .await
-            .map(|(report, took)| receipt.record_push(&report, took))
         }
     };
+    if !receipt.published.is_empty() {
+        preparation.was_published();
+    }
+    drop(preparation);
     if let Err(failure) = &published {
         receipt.record_failure(failure);
     }

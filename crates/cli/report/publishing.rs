@@ -1,10 +1,13 @@
 //! What people see of a push: its events, its sum, and where every tag is when it failed.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use smokegate_image::{Digest, with_causes};
-use smokegate_registry::{BlobOutcome, PushError, PushEvent, PushObserver, PushReport, TagState};
+use smokegate_registry::{
+    BlobCount, BlobOutcome, Destination, PushError, PushEvent, PushObserver, PushReport, TagState,
+};
 
 use super::progress::size;
 use crate::exit_code::ExitStatus;
@@ -41,6 +44,15 @@ impl PushObserver for Progress {
                 reason,
             } => self.printer.step(format!(
                 "publishing: {destination}: {} is tried again: {}",
+                digest.short(),
+                with_causes(reason)
+            )),
+            PushEvent::BlobLeft {
+                destination,
+                digest,
+                reason,
+            } => self.printer.step(format!(
+                "publishing: {destination}: {} is left for after the verdict: {}",
                 digest.short(),
                 with_causes(reason)
             )),
@@ -97,6 +109,17 @@ pub(crate) fn summary(printer: Printer, report: &PushReport) {
             size(destination.uploaded.bytes),
             destination.mounted.blobs,
             destination.present.blobs
+        ));
+    }
+}
+
+/// What was sent ahead of a verdict that cleared nothing, or of a push that failed.
+pub(crate) fn sent_in_vain(printer: Printer, sent: &BTreeMap<Destination, BlobCount>) {
+    for (destination, count) in sent {
+        printer.always(format!(
+            "{destination}: {} blobs ({}) were sent ahead, and no manifest refers to them; the registry removes them when it collects garbage",
+            count.blobs,
+            size(count.bytes)
         ));
     }
 }

@@ -1,6 +1,6 @@
 //! The proof that an image passed: the only way from a verdict to an upload.
 
-use smokegate_image::{Digest, Image};
+use smokegate_image::{DiffId, Digest, Image};
 
 use crate::verdict::Verdict;
 
@@ -12,6 +12,27 @@ impl<T> Cleared<T> {
     /// The value.
     pub fn get(&self) -> &T {
         &self.0
+    }
+}
+
+impl Cleared<Image> {
+    /// The same image with its layers compressed otherwise: what ran is what they decompress to.
+    ///
+    /// # Errors
+    /// [`Blocked::OtherImage`] when a configuration or an uncompressed layer is another one.
+    pub fn packed_as(self, image: Image) -> Result<Self, Blocked> {
+        let content = |image: &Image| -> Vec<(Digest, Vec<DiffId>)> {
+            let platforms = image.platforms().iter().map(|one| {
+                let layers = one.layers.iter().map(|layer| layer.diff_id.clone());
+                (one.config_digest.clone(), layers.collect())
+            });
+            platforms.collect()
+        };
+        if content(&self.0) != content(&image) {
+            let (tested, given) = (self.0.digest().clone(), image.digest().clone());
+            return Err(Blocked::OtherImage { tested, given });
+        }
+        Ok(Self(image))
     }
 }
 

@@ -90,9 +90,19 @@ fn feed(blob: &Blob, sender: &mpsc::Sender<io::Result<Bytes>>, progress: &Progre
     }
 }
 
+/// A whole chunk, or what is left. `read_to_end` would ask for it in ever larger parts.
 fn read_chunk(reader: &mut impl Read) -> io::Result<Bytes> {
-    let mut chunk = Vec::with_capacity(CHUNK);
-    reader.take(CHUNK as u64).read_to_end(&mut chunk)?;
+    let mut chunk = vec![0; CHUNK];
+    let mut count = 0;
+    while count < CHUNK {
+        match reader.read(&mut chunk[count..]) {
+            Ok(0) => break,
+            Ok(more) => count += more,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    chunk.truncate(count);
     Ok(chunk.into())
 }
 

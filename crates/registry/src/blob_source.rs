@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use smokegate_image::{Blob, Content, Digest, FileRange, Image};
 use tokio::sync::OnceCell;
 
+use crate::blob_file::{cannot_keep, path_in};
 use crate::{Destination, DestinationState, Error, PullError, Remote};
 
 /// The registry that an image is promoted from. Its blobs are fetched when they are needed, once, into files
@@ -77,19 +78,16 @@ impl Remote {
 
     /// Fetches one blob into a file without a name.
     async fn fetch(&self, blob: &Blob, spool_dir: &Path) -> Result<Blob, Error> {
-        let failed = |source| Error::Keep {
-            path: spool_dir.to_owned(),
-            source,
-        };
+        let failed = cannot_keep(spool_dir);
         let directory = tempfile::Builder::new()
             .prefix(".smokegate-")
             .tempdir_in(spool_dir)
-            .map_err(failed)?;
+            .map_err(&failed)?;
         let (digest, size) = (blob.digest(), blob.size());
         self.repository
             .get_blob(digest, size, directory.path())
             .await?;
-        let path = crate::blob_file::path_in(directory.path(), digest);
+        let path = path_in(directory.path(), digest);
         let file = Arc::new(std::fs::File::open(path).map_err(failed)?);
         let range = FileRange {
             file,

@@ -4,6 +4,7 @@
 //! carrying it out moves tags only after all blobs and manifests are everywhere and have been read back.
 //! No environment variable or home directory is read here: callers pass what they want used.
 
+mod ahead;
 mod archive_target;
 mod auth;
 mod blob;
@@ -36,8 +37,10 @@ mod tag_moves;
 mod tasks;
 mod tls;
 mod transport;
+mod verification;
 mod wire_error;
 
+pub use ahead::Ahead;
 pub use auth::{
     ConfiguredCredential, CredentialEnvironment, CredentialError, CredentialSource,
     configured_credentials,
@@ -54,7 +57,8 @@ pub use pull::{Documents, Puller, Remote};
 pub use pull_error::PullError;
 pub use push_plan::{Action, PushPlan, Step, plan};
 pub use push_report::{
-    BlobCount, DestinationReport, PushError, PushReport, TagPosition, TagState, TargetReport,
+    BlobCount, DestinationReport, PushError, PushReport, PushTimings, TagPosition, TagState,
+    TargetReport,
 };
 pub use reference::{Destination, ParseTargetError, Target};
 pub use remote_state::{DestinationState, RemoteState, TargetCheck};

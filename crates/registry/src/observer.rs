@@ -39,6 +39,15 @@ pub enum PushEvent<'a> {
         /// Why.
         reason: &'a crate::Error,
     },
+    /// A blob could not be sent ahead, and is left to the push.
+    BlobLeft {
+        /// Where to.
+        destination: &'a Destination,
+        /// Which.
+        digest: &'a Digest,
+        /// Why.
+        reason: &'a crate::Error,
+    },
     /// A blob is where it should be.
     BlobDone {
         /// Where.

@@ -1,10 +1,13 @@
 //! Settings of the registry client.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::BlobSource;
+use smokegate_image::{DiffId, LayerDigest};
+
+use crate::{Ahead, BlobSource};
 
 /// How registries are reached. Proxies are the system's (`HTTPS_PROXY`, `NO_PROXY` and their kin).
 #[derive(Clone, Debug)]
@@ -103,6 +106,17 @@ pub struct PushOptions {
     pub journal_dir: Option<PathBuf>,
     /// Where the image's absent blobs come from.
     pub source: Option<BlobSource>,
+    /// Layers that were decompressed and found to be what their digests say. The others are, beside the upload.
+    pub known_layers: Arc<HashSet<(LayerDigest, DiffId)>>,
+    /// What was learnt and sent before.
+    pub ahead: Option<Ahead>,
+}
+
+impl PushOptions {
+    /// Makes a push ask again what is there; whether that makes a difference.
+    pub(crate) fn forget_ahead(&self) -> bool {
+        self.ahead.as_ref().is_some_and(Ahead::forget)
+    }
 }
 
 impl Default for PushOptions {
@@ -111,6 +125,8 @@ impl Default for PushOptions {
             rollback: true,
             journal_dir: None,
             source: None,
+            known_layers: Arc::default(),
+            ahead: None,
         }
     }
 }

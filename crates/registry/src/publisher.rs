@@ -1,6 +1,7 @@
 //! What a run needs to publish, and the look at the targets before anything is run.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use smokegate_image::{Algorithm, Digest, Image};
 
@@ -28,7 +29,6 @@ pub struct CreatedRepositories {
 /// Publishes images. Holds what was learnt about registries and credentials; one serves a whole run.
 #[derive(Debug)]
 pub struct Publisher {
-    pub(crate) ecr: Arc<Ecr>,
     registries: Arc<Registries>,
 }
 
@@ -42,10 +42,7 @@ impl Publisher {
         environment: &CredentialEnvironment,
     ) -> Result<Self, Error> {
         let registries = Arc::new(Registries::new(options, environment)?);
-        Ok(Self {
-            ecr: Arc::clone(&registries.ecr),
-            registries,
-        })
+        Ok(Self { registries })
     }
 
     /// One that fetches, with the same tokens and connections.
@@ -134,7 +131,7 @@ impl Publisher {
                 Err(error) => return Err(error),
             }
             if self
-                .ecr
+                .ecr()
                 .create_repository(&host, &repository.name, settings)
                 .await?
             {
@@ -157,7 +154,7 @@ impl Publisher {
         else {
             return Ok(());
         };
-        if current == wanted || !self.ecr.is_immutable(&host, &repository.name).await {
+        if current == wanted || !self.ecr().is_immutable(&host, &repository.name).await {
             return Ok(());
         }
         Err(repository.immutable(tag, current.clone(), wanted, WireError::default()))
@@ -174,9 +171,22 @@ impl Publisher {
         options: &PushOptions,
         observer: Arc<dyn PushObserver>,
     ) -> Result<PushReport, PushError> {
-        match self.plan(image, targets, options).await {
-            Ok(plan) => Box::pin(self.execute(image, &plan, options, observer)).await,
-            Err(error) => Err(PushError::before_any_tag(targets, error)),
+        let began = Instant::now();
+        let plan = self.plan(image, targets, options).await;
+        let plan = plan.map_err(|error| PushError::before_any_tag(targets, error))?;
+        let planned = began.elapsed();
+        let done = Box::pin(self.execute(image, &plan, options, Arc::clone(&observer))).await;
+        match done {
+            Ok(mut report) => {
+                report.timings.plan = planned;
+                Ok(report)
+            }
+            // A blob that was there when it was asked for, a while ago, may have been removed since.
+            Err(error) if error.may_miss_a_blob() && options.forget_ahead() => {
+                tracing::debug!(error = %error.source, "asking again what is there");
+                Box::pin(self.push(image, targets, options, observer)).await
+            }
+            Err(error) => Err(error),
         }
     }
 
@@ -190,12 +200,19 @@ impl Publisher {
         targets: &[Target],
         options: &PushOptions,
     ) -> Result<PushPlan, Error> {
-        let mut state = self.remote_state(image, targets).await?;
+        let mut state = self
+            .remote_state(image, targets, options.ahead.as_ref())
+            .await?;
         if let Some(source) = &options.source {
             let (repository, has) = source.state(image);
             state.destinations.entry(repository).or_insert(has);
         }
         Ok(plan(image, targets, &state))
+    }
+
+    /// Amazon's API.
+    pub(crate) fn ecr(&self) -> &Ecr {
+        &self.registries.ecr
     }
 
     pub(crate) fn repository(&self, destination: &Destination) -> Result<Repository, Error> {

@@ -1,18 +1,22 @@
 //! Carries a plan out: everything everywhere first, then the tags, as one transaction.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use smokegate_image::{Digest, Image};
 
+use crate::push_content::Archives;
 use crate::push_run::{EndOnDrop, Run};
 use crate::tag_moves::TagMoves;
+use crate::verification::Verification;
 use crate::{
-    Action, Publisher, PushError, PushObserver, PushOptions, PushPlan, PushReport, TagPosition,
-    TagState, Target, TargetReport,
+    Action, Error, Publisher, PushError, PushObserver, PushOptions, PushPlan, PushReport,
+    PushTimings, TagPosition, TagState, Target, TargetReport,
 };
 
 impl Publisher {
-    /// Carries out a plan that was made for `image`.
+    /// Carries out a plan that was made for `image`, and verifies meanwhile what of the image is not known yet
+    /// ([`PushOptions::known_layers`]): nothing but blobs is written before that has ended well.
     ///
     /// # Errors
     /// When the push fails, with where every tag is now.
@@ -35,10 +39,12 @@ impl Publisher {
                 content_is_there,
             }
         };
+        let began = Instant::now();
         let archives = match Box::pin(self.content(&run, plan)).await {
             Ok(archives) => archives,
             Err(source) => return Err(failed(tags, false)(source)),
         };
+        let uploaded = Instant::now();
         let moves = TagMoves::prepare(self, plan, image, tags.clone(), archives)
             .await
             .map_err(failed(tags, true))?;
@@ -52,7 +58,21 @@ impl Publisher {
             digest: image.digest().clone(),
             targets: targets.collect(),
             destinations: run.reports(),
+            timings: PushTimings {
+                plan: Duration::ZERO,
+                upload: uploaded - began,
+                tags: uploaded.elapsed(),
+            },
         })
+    }
+
+    /// Brings blobs and manifests to every destination: the blobs while the image is verified, the manifests when
+    /// it was.
+    async fn content(&self, run: &Arc<Run>, plan: &PushPlan) -> Result<Archives, Error> {
+        let verification = Verification::begin(run);
+        let archives = verification.beside(self.blobs(run, plan)).await?;
+        self.manifests(run, plan).await?;
+        Ok(archives)
     }
 }
 

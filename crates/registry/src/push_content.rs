@@ -17,46 +17,26 @@ use crate::{Action, BlobOutcome, Destination, Error, Publisher, PushPlan, Step};
 pub(crate) type Archives = HashMap<Destination, WrittenArchive>;
 
 impl Publisher {
-    /// Brings blobs and manifests to every destination; archives are complete but have no name yet.
-    pub(crate) async fn content(&self, run: &Arc<Run>, plan: &PushPlan) -> Result<Archives, Error> {
+    /// Brings the blobs to every destination; archives are complete, with their manifests, but have no name yet.
+    pub(crate) async fn blobs(&self, run: &Arc<Run>, plan: &PushPlan) -> Result<Archives, Error> {
         let mut layouts: BTreeMap<&Destination, Vec<Blob>> = BTreeMap::new();
-        let mut uploads: BTreeMap<&str, Vec<Transfer>> = BTreeMap::new();
-        let mut mounts: BTreeMap<&str, Vec<Transfer>> = BTreeMap::new();
         for Step {
             destination,
             action,
         } in plan.steps()
         {
-            let (digest, from) = match action {
+            match action {
                 Action::KeepBlob { digest, .. } => {
                     run.blob_done(destination, run.blob(digest), BlobOutcome::Present);
-                    continue;
                 }
-                Action::UploadBlob { digest, .. } => (digest, None),
-                Action::MountBlob { digest, from, .. } => (digest, Some(from.clone())),
-                _ => continue,
-            };
-            let blob = run.blob(digest).clone();
-            match destination {
-                Destination::Repository { registry, .. } => {
-                    let phase = if from.is_some() {
-                        &mut mounts
-                    } else {
-                        &mut uploads
-                    };
-                    let repository = self.repository(destination)?;
-                    let destination = Arc::new(destination.clone());
-                    let transfer = Transfer {
-                        repository,
-                        destination,
-                        blob,
-                        from,
-                    };
-                    phase.entry(registry.as_str()).or_default().push(transfer);
+                Action::UploadBlob { digest, .. }
+                    if matches!(destination, Destination::Layout(_)) =>
+                {
+                    let blob = run.blob(digest).clone();
+                    layouts.entry(destination).or_default().push(blob);
                 }
-                Destination::Layout(_) => layouts.entry(destination).or_default().push(blob),
-                // Written as a whole, below.
-                Destination::Archive(_) => {}
+                // Sent to registries, or part of an archive that is written as a whole, below.
+                _ => {}
             }
         }
         // Registries and disks do not slow each other down, so they are served side by side.
@@ -80,30 +60,19 @@ impl Publisher {
                 .await
             });
         }
-        for phase in [uploads, mounts] {
-            let mut registries = JoinSet::new();
-            for transfers in phase.into_values() {
-                let limit = transfers.first().map_or(1, |first| {
-                    first.repository.registry.options.parallel_uploads
-                });
-                let run = Arc::clone(run);
-                registries.spawn(async move {
-                    let transfers = transfers
-                        .into_iter()
-                        .map(|transfer| transfer.run(Arc::clone(&run)));
-                    bounded(limit, transfers).await
-                });
-            }
-            joined(registries).await?;
-        }
+        let sharing = Arc::clone(run);
+        Transfers::of(self, run, plan)?
+            .carry_out(move |transfer| {
+                let run = Arc::clone(&sharing);
+                async move { transfer.run(&run).await.map(drop) }
+            })
+            .await?;
         joined(local).await?;
-        let archives = joined(writing).await?.into_iter().collect();
-        self.manifests(run, plan).await?;
-        Ok(archives)
+        Ok(joined(writing).await?.into_iter().collect())
     }
 
     /// Writes the manifests: in each destination in their order, in all destinations at once.
-    async fn manifests(&self, run: &Arc<Run>, plan: &PushPlan) -> Result<(), Error> {
+    pub(crate) async fn manifests(&self, run: &Arc<Run>, plan: &PushPlan) -> Result<(), Error> {
         let mut steps: BTreeMap<&Destination, Vec<(Document, bool)>> = BTreeMap::new();
         for Step {
             destination,
@@ -176,16 +145,82 @@ async fn put(repository: &Repository, document: &Document, write: bool) -> Resul
         })
 }
 
+/// Blobs on their way to registries, by registry and the largest first.
+pub(crate) struct Transfers {
+    uploads: BTreeMap<String, Vec<Transfer>>,
+    mounts: BTreeMap<String, Vec<Transfer>>,
+}
+
+impl Transfers {
+    /// What a plan sends and mounts.
+    pub(crate) fn of(
+        publisher: &Publisher,
+        run: &Arc<Run>,
+        plan: &PushPlan,
+    ) -> Result<Self, Error> {
+        let mut transfers = Self {
+            uploads: BTreeMap::new(),
+            mounts: BTreeMap::new(),
+        };
+        for Step {
+            destination,
+            action,
+        } in plan.steps()
+        {
+            let Destination::Repository { registry, .. } = destination else {
+                continue;
+            };
+            let (phase, digest, from) = match action {
+                Action::UploadBlob { digest, .. } => (&mut transfers.uploads, digest, None),
+                Action::MountBlob { digest, from, .. } => {
+                    (&mut transfers.mounts, digest, Some(from.clone()))
+                }
+                _ => continue,
+            };
+            phase.entry(registry.clone()).or_default().push(Transfer {
+                repository: publisher.repository(destination)?,
+                destination: Arc::new(destination.clone()),
+                blob: run.blob(digest).clone(),
+                from,
+            });
+        }
+        Ok(transfers)
+    }
+
+    /// Carries each out by `each`, mounts after all uploads; the first error ends the others.
+    pub(crate) async fn carry_out<F>(
+        self,
+        each: impl Fn(Transfer) -> F + Clone + Send + 'static,
+    ) -> Result<(), Error>
+    where
+        F: Future<Output = Result<(), Error>> + Send + 'static,
+    {
+        for phase in [self.uploads, self.mounts] {
+            let mut registries = JoinSet::new();
+            for transfers in phase.into_values() {
+                let limit = transfers.first().map_or(1, |first| {
+                    first.repository.registry.options.parallel_uploads
+                });
+                let each = each.clone();
+                registries
+                    .spawn(async move { bounded(limit, transfers.into_iter().map(each)).await });
+            }
+            joined(registries).await?;
+        }
+        Ok(())
+    }
+}
+
 /// A blob on its way to a repository.
-struct Transfer {
+pub(crate) struct Transfer {
     repository: Repository,
-    destination: Arc<Destination>,
-    blob: Blob,
+    pub(crate) destination: Arc<Destination>,
+    pub(crate) blob: Blob,
     from: Option<String>,
 }
 
 impl Transfer {
-    async fn run(self, run: Arc<Run>) -> Result<(), Error> {
+    pub(crate) async fn run(&self, run: &Run) -> Result<BlobOutcome, Error> {
         let Self {
             repository,
             destination,
@@ -195,19 +230,19 @@ impl Transfer {
         let is_absent = matches!(blob.content(), Content::Absent);
         let outcome = match from.as_deref() {
             // What may be mounted is not fetched before it is known that it cannot.
-            Some(from) if is_absent && repository.mount_blob(&blob, from).await => {
+            Some(from) if is_absent && repository.mount_blob(blob, from).await => {
                 BlobOutcome::Mounted
             }
             from => {
                 let from = from.filter(|_| !is_absent);
-                let blob = run.at_hand(&blob).await?;
+                let blob = run.at_hand(blob).await?;
                 repository
-                    .put_blob(&blob, from, &destination, &run.observer)
+                    .put_blob(&blob, from, destination, &run.observer)
                     .await?
             }
         };
-        run.blob_done(&destination, &blob, outcome);
-        Ok(())
+        run.blob_done(destination, blob, outcome);
+        Ok(outcome)
     }
 }
 

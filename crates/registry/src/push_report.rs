@@ -1,6 +1,7 @@
 //! What a push did, and what a push that failed left behind.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use smokegate_image::Digest;
 
@@ -72,6 +73,19 @@ pub struct PushReport {
     pub targets: Vec<TargetReport>,
     /// The destinations.
     pub destinations: Vec<DestinationReport>,
+    /// How long it took.
+    pub timings: PushTimings,
+}
+
+/// How long the stages of a push took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PushTimings {
+    /// Asking what is there.
+    pub plan: Duration,
+    /// Bringing blobs and manifests, and verifying the image meanwhile.
+    pub upload: Duration,
+    /// Moving the tags.
+    pub tags: Duration,
 }
 
 /// Where a tag points.
@@ -157,6 +171,15 @@ impl PushError {
     /// Whose fault it is.
     pub fn kind(&self) -> ErrorKind {
         self.source.kind()
+    }
+
+    /// Whether a registry did not take a manifest, with all tags where they were.
+    pub(crate) fn may_miss_a_blob(&self) -> bool {
+        let refused = matches!(
+            *self.source,
+            Error::Refused { .. } | Error::InvalidManifest { .. }
+        );
+        refused && !self.tags_moved()
     }
 
     pub(crate) fn before_any_tag(targets: &[Target], source: Error) -> Self {

@@ -1,11 +1,11 @@
 //! What the tasks of one push share: the image, who is told, and the counts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use smokegate_image::{Blob, Digest, Document, Image};
+use smokegate_image::{Blob, DiffId, Digest, Document, Image, LayerDigest};
 
 use crate::tasks::bounded;
 use crate::{
@@ -21,6 +21,7 @@ pub(crate) struct Run {
     pub(crate) image: Image,
     pub(crate) observer: Arc<dyn PushObserver>,
     source: Option<BlobSource>,
+    known_layers: Arc<HashSet<(LayerDigest, DiffId)>>,
     reports: Mutex<BTreeMap<Destination, DestinationReport>>,
     has_ended: AtomicBool,
 }
@@ -50,9 +51,19 @@ impl Run {
             image: image.clone(),
             observer,
             source: options.source.clone(),
+            known_layers: Arc::clone(&options.known_layers),
             reports,
             has_ended: AtomicBool::new(false),
         }
+    }
+
+    /// Reads all that is not known to be what its digests say. Blocks.
+    pub(crate) fn verify(&self) -> Result<(), smokegate_image::Error> {
+        let is_known = |digest: &LayerDigest, diff_id: &DiffId| {
+            self.known_layers
+                .contains(&(digest.clone(), diff_id.clone()))
+        };
+        self.image.verify_layers(is_known, &self.has_ended)
     }
 
     /// The blob with its bytes at hand.

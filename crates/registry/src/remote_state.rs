@@ -7,7 +7,7 @@ use smokegate_image::{Digest, Document, Image};
 use crate::layout_target::LayoutTarget;
 use crate::tasks::{blocking, bounded};
 use crate::transport::Repository;
-use crate::{Destination, Error, Publisher, Target};
+use crate::{Ahead, Destination, Error, Publisher, Target};
 
 /// What one destination has of an image.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -62,7 +62,8 @@ fn takes(repository: &Repository, image: &Image) -> Result<(), Error> {
 }
 
 impl Publisher {
-    /// Asks every destination what it has of an image. An archive has nothing, as it is written anew.
+    /// Asks every destination what it has of an image, except for the blobs that `ahead` knows. An archive has
+    /// nothing, as it is written anew.
     ///
     /// # Errors
     /// When a destination does not answer, or not well.
@@ -70,6 +71,7 @@ impl Publisher {
         &self,
         image: &Image,
         targets: &[Target],
+        ahead: Option<&Ahead>,
     ) -> Result<RemoteState, Error> {
         let mut tags: BTreeMap<&Destination, Vec<String>> = BTreeMap::new();
         for target in targets {
@@ -82,7 +84,7 @@ impl Publisher {
             let found = match destination {
                 Destination::Repository { .. } => {
                     takes(&self.repository(destination)?, image)?;
-                    self.repository_state(self.repository(destination)?, image, tags)
+                    self.repository_state(destination, image, tags, ahead)
                         .await?
                 }
                 Destination::Layout(path) => {
@@ -98,10 +100,12 @@ impl Publisher {
 
     async fn repository_state(
         &self,
-        repository: Repository,
+        destination: &Destination,
         image: &Image,
         tags: Vec<String>,
+        ahead: Option<&Ahead>,
     ) -> Result<DestinationState, Error> {
+        let repository = self.repository(destination)?;
         let mut state = DestinationState::default();
         // The tags first: they say soonest that the repository cannot be reached at all.
         for tag in tags {
@@ -113,7 +117,14 @@ impl Publisher {
         let limit = repository.registry.options.parallel_uploads;
         let blobs = image.blobs().iter().map(|blob| {
             let (repository, digest) = (repository.clone(), blob.digest().clone());
-            async move { Ok(repository.has_blob(&digest).await?.then_some(digest)) }
+            let known = ahead.and_then(|ahead| ahead.has(destination, &digest));
+            async move {
+                let is_there = match known {
+                    Some(is_there) => is_there,
+                    None => repository.has_blob(&digest).await?,
+                };
+                Ok(is_there.then_some(digest))
+            }
         });
         state.blobs = bounded(limit, blobs).await?.into_iter().flatten().collect();
         let documents = image.published().map(|document| {

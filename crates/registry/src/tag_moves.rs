@@ -363,7 +363,7 @@ impl<'a> TagMoves<'a> {
                     });
                 }
                 let repository = self.publisher.repository(destination)?;
-                repository.delete_tag(&tag, &self.publisher.ecr).await
+                repository.delete_tag(&tag, self.publisher.ecr()).await
             }
             (Destination::Layout(path), was) => {
                 let layout = LayoutTarget::new(path);

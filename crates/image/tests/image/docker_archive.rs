@@ -184,14 +184,20 @@ fn a_changed_layer_is_found_when_read() {
         .unwrap();
     tar[at] = b'F';
     let image = Image::read(Box::new(tar.as_slice()), &options()).unwrap();
-    let error = message(&image.verify_layers(|_, _| false).unwrap_err());
+    let error = message(
+        &image
+            .verify_layers(|_, _| false, &Default::default())
+            .unwrap_err(),
+    );
     assert!(
         error.contains("(layer 2 of 2) cannot be verified"),
         "{error}"
     );
     assert!(error.contains("digest mismatch (got sha256:"), "{error}");
     let digest = image.selected().layers[1].blob.digest();
-    image.verify_layers(|layer, _| layer.0 == *digest).unwrap();
+    image
+        .verify_layers(|layer, _| layer.0 == *digest, &Default::default())
+        .unwrap();
 }
 
 #[test]

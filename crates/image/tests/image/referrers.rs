@@ -58,7 +58,9 @@ fn what_refers_to_the_image_comes_with_it_and_is_not_one() {
     // Config and layer of the image, the empty config, two texts.
     assert_eq!(image.blobs().len(), 5);
     assert_eq!(image.platforms().len(), 1);
-    image.verify_layers(|_, _| false).unwrap();
+    image
+        .verify_layers(|_, _| false, &Default::default())
+        .unwrap();
 }
 
 #[test]

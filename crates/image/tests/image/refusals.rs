@@ -439,7 +439,9 @@ fn wrong_diff_id_is_found_before_a_push() {
     let image = content.image("amd64", &layers);
     content.index_json(&[image]);
     let image = content.open().unwrap();
-    let error = image.verify_layers(|_, _| false).unwrap_err();
+    let error = image
+        .verify_layers(|_, _| false, &Default::default())
+        .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Image);
     let error = message(&error);
     assert!(
@@ -465,7 +467,7 @@ fn a_changed_attestation_is_found_before_a_push() {
     let error = content
         .open()
         .unwrap()
-        .verify_layers(|_, _| true)
+        .verify_layers(|_, _| true, &Default::default())
         .unwrap_err();
     assert!(
         error.to_string().contains("(attached) cannot be verified"),

@@ -92,6 +92,8 @@ fn file(tar: &mut tar::Builder<Vec<u8>>, name: &str, mode: u32, content: &[u8]) 
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicBool;
+
     use super::*;
 
     #[test]
@@ -99,6 +101,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let image = open(dir.path()).unwrap();
         assert_eq!(image.selected().layers.len(), 2);
-        image.verify_layers(|_, _| false).unwrap();
+        image
+            .verify_layers(|_, _| false, &AtomicBool::new(false))
+            .unwrap();
     }
 }
