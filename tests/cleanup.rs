@@ -283,9 +283,15 @@ fn killed_while_filling_the_store(run_as: RunAs) {
     assert!(run.stderr.contains("unpacked"), "{}", run.stderr);
     assert_eq!(names(&context, "tmp"), [""; 0]);
     assert_eq!(names(&context, "run"), [""; 0]);
+    let stages = |context: &Smokegate| {
+        let timings = context.receipt()["timings_ms"].take();
+        ["inflate", "verify", "write"].map(|stage| timings[stage].as_u64().expect(stage))
+    };
+    assert!(stages(&context).iter().all(|busy| *busy > 0));
     // What the second run made is whole.
     let run = context.run(words(&archive, &[]));
     run.assert_code(0);
+    assert_eq!(stages(&context), [0; 3]);
     assert!(run.stderr.contains("all in the store"), "{}", run.stderr);
 }
 

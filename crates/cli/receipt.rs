@@ -130,6 +130,12 @@ pub(crate) struct IsolationRecord {
 pub(crate) struct RunTimings {
     pub(crate) open: u64,
     pub(crate) layers: u64,
+    /// Of it, in sum over threads: reading and decompressing blobs.
+    pub(crate) inflate: u64,
+    /// Hashing blobs and what they decompress to.
+    pub(crate) verify: u64,
+    /// Writing files.
+    pub(crate) write: u64,
     /// Looking at the targets before anything runs.
     pub(crate) check: u64,
     /// Asking registries what they have: beside the gate, and what is left after the verdict.
@@ -330,6 +336,9 @@ impl Receipt {
         let record = |variant| variant_record(variant, diagnoses, findings);
         self.variants = verdict.variants.iter().map(record).collect();
         self.timings_ms.layers = millis(verdict.layers);
+        self.timings_ms.inflate = millis(verdict.unpacking.inflate);
+        self.timings_ms.verify = millis(verdict.unpacking.verify);
+        self.timings_ms.write = millis(verdict.unpacking.write);
         let all = std::mem::take(&mut self.image.untested);
         let (tested, untested) = all
             .into_iter()

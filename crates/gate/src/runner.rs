@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use futures_util::StreamExt;
-use smokegate_image::{Blob, Image, Limits, PlatformImage};
+use smokegate_image::{Blob, Image, Limits, PlatformImage, StageTimes};
 use smokegate_sandbox::{FillError, FilledLayer, FilledStore, IdMap, StoreRequest, fill_store};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::watch;
@@ -189,6 +189,8 @@ pub async fn run(
             .iter()
             .flat_map(FilledStore::layers),
     );
+    let mut unpacking = StageTimes::default();
+    stores.iter().for_each(|store| unpacking += store.stages());
     let (variants, not_given): (Vec<_>, Vec<_>) = decided.into_iter().unzip();
     let mut not_tested = not_kept;
     not_tested.extend(not_given.into_iter().flatten());
@@ -201,6 +203,7 @@ pub async fn run(
         not_tested,
         variants,
         layers: filled,
+        unpacking,
     })
 }
 

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use smokegate_image::Digest;
+use smokegate_image::{Digest, StageTimes};
 use smokegate_sandbox::{
     ExitStatus, IdRefusal, Isolation, Listener, StartError, Storage, errno_text,
 };
@@ -30,6 +30,8 @@ pub struct Verdict {
     pub variants: Vec<VariantVerdict>,
     /// Time it took to fill the layer store.
     pub layers: Duration,
+    /// What filling it was busy with.
+    pub unpacking: StageTimes,
 }
 
 impl Verdict {

@@ -61,6 +61,15 @@ impl<R: Read> Decoder<R> {
         }))
     }
 
+    /// What it reads from.
+    pub(crate) fn get_ref(&self) -> &R {
+        match &self.0 {
+            Inner::None(inner) => inner,
+            Inner::Gzip(decoder) => decoder.get_ref().get_ref(),
+            Inner::Zstd(decoder) => decoder.get_ref().get_ref(),
+        }
+    }
+
     /// The compressed stream, to read what stands behind the last member.
     pub fn get_mut(&mut self) -> &mut dyn Read
     where

@@ -26,6 +26,11 @@ impl<R: BufRead> GzipDecoder<R> {
         }
     }
 
+    /// The compressed stream, not to be read from.
+    pub(crate) fn get_ref(&self) -> &R {
+        &self.inner
+    }
+
     /// The compressed stream.
     pub(crate) fn get_mut(&mut self) -> &mut R {
         &mut self.inner

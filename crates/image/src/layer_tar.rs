@@ -1,10 +1,11 @@
 //! A layer's uncompressed tar stream, believed only at its end.
 
 use std::io::{self, Read};
+use std::time::{Duration, Instant};
 
 use crate::{
     Blob, Compression, Content, Decoder, DiffId, Digest, Hasher, Layer, LayerDigest, Limits,
-    VerifiedReader,
+    StageClock, StageTimes, VerifiedReader,
 };
 
 /// Reads a layer's tar stream. Its end is reported only after the stored bytes were seen to have the layer's
@@ -22,6 +23,11 @@ pub struct LayerTar {
     produced: u64,
     maximum: u64,
     state: State,
+    clock: Option<StageClock>,
+    /// Spent in the decoder, and what it reads from.
+    decoding: Duration,
+    /// Spent on the hash of what was decoded.
+    hashing: Duration,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,7 +90,16 @@ impl LayerTar {
             produced: 0,
             maximum,
             state: State::Reading,
+            clock: None,
+            decoding: Duration::ZERO,
+            hashing: Duration::ZERO,
         })
+    }
+
+    /// Has the time that reading takes added to `clock`, when the end was reached.
+    pub fn timed(mut self, clock: StageClock) -> Self {
+        self.clock = Some(clock);
+        self
     }
 
     /// Whether the end was reached and everything matched.
@@ -112,6 +127,10 @@ impl LayerTar {
     /// hashes and [compares](LayerTar::compare).
     pub(crate) fn take_hasher(&mut self) -> Option<Hasher> {
         self.hasher.take()
+    }
+
+    pub(crate) fn clock(&self) -> Option<StageClock> {
+        self.clock.clone()
     }
 
     /// Whether the uncompressed bytes are those of the diff_id.
@@ -149,7 +168,10 @@ impl LayerTar {
     }
 
     fn advance(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = match self.decoder.read(buffer) {
+        let began = Instant::now();
+        let read = self.decoder.read(buffer);
+        self.decoding += began.elapsed();
+        let count = match read {
             Ok(count) => count,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Err(error),
             Err(error) => return Err(self.damaged(error)),
@@ -161,6 +183,14 @@ impl LayerTar {
                 self.compare(&hasher.finish())?;
             }
             self.state = State::Verified;
+            if let Some(clock) = &self.clock {
+                let of_blob = self.decoder.get_ref().hashing();
+                clock.add(StageTimes {
+                    inflate: self.decoding.saturating_sub(of_blob),
+                    verify: of_blob + self.hashing,
+                    write: Duration::ZERO,
+                });
+            }
             return Ok(0);
         }
         self.produced += count as u64;
@@ -171,7 +201,9 @@ impl LayerTar {
             )));
         }
         if let Some(hasher) = &mut self.hasher {
+            let began = Instant::now();
             hasher.update(&buffer[..count]);
+            self.hashing += began.elapsed();
         }
         Ok(count)
     }

@@ -7,8 +7,9 @@ use std::io::{self, BufRead, Read};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{Builder, JoinHandle};
+use std::time::{Duration, Instant};
 
-use crate::{Digest, Hasher, LayerTar};
+use crate::{Digest, Hasher, LayerTar, StageClock, StageTimes};
 
 /// Small enough for three of them in the cache of a core, large enough that passing them on costs nothing.
 const BLOCK: usize = 256 * 1024;
@@ -116,7 +117,8 @@ impl LayerTar {
         if let Some(hasher) = self.take_hasher() {
             let (sender, blocks) = channel();
             beside.push(sender);
-            let hash = move || hash(hasher, &blocks);
+            let clock = self.clock();
+            let hash = move || hash(hasher, &blocks, clock);
             hashing = Some(Builder::new().name("hash".to_owned()).spawn(hash)?);
         }
         let inflate = move || {
@@ -133,9 +135,18 @@ impl LayerTar {
     }
 }
 
-fn hash(mut hasher: Hasher, blocks: &Receiver<Arc<Block>>) -> Digest {
+fn hash(mut hasher: Hasher, blocks: &Receiver<Arc<Block>>, clock: Option<StageClock>) -> Digest {
+    let mut verify = Duration::ZERO;
     for block in blocks {
+        let began = Instant::now();
         hasher.update(&block.bytes);
+        verify += began.elapsed();
+    }
+    if let Some(clock) = clock {
+        clock.add(StageTimes {
+            verify,
+            ..StageTimes::default()
+        });
     }
     hasher.finish()
 }

@@ -1,6 +1,7 @@
 //! A reader that refuses to end well unless its bytes are the ones a digest names.
 
 use std::io::{self, Read};
+use std::time::{Duration, Instant};
 
 use crate::{Digest, Hasher};
 
@@ -13,6 +14,7 @@ pub struct VerifiedReader<R> {
     expected: Digest,
     size: Option<u64>,
     read: u64,
+    hashing: Duration,
 }
 
 impl<R: Read> VerifiedReader<R> {
@@ -25,12 +27,18 @@ impl<R: Read> VerifiedReader<R> {
             expected,
             size,
             read: 0,
+            hashing: Duration::ZERO,
         }
     }
 
     /// Whether the end was reached and everything matched.
     pub fn is_verified(&self) -> bool {
         self.hasher.is_none()
+    }
+
+    /// What of the time spent in it went into hashing.
+    pub(crate) fn hashing(&self) -> Duration {
+        self.hashing
     }
 
     fn mismatch(&self, what: String) -> io::Error {
@@ -74,7 +82,9 @@ impl<R: Read> Read for VerifiedReader<R> {
             return Err(self.mismatch(format!("more than the {size} bytes its descriptor says")));
         }
         if let Some(hasher) = &mut self.hasher {
+            let began = Instant::now();
             hasher.update(&buffer[..count]);
+            self.hashing += began.elapsed();
         }
         Ok(count)
     }

@@ -5,6 +5,7 @@ use std::io::{self, BufRead, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, Mode, OFlags, flock, mkdirat, openat, renameat};
 use rustix::io::Errno;
@@ -50,6 +51,8 @@ pub enum FillEvent {
     Unpacking(usize),
     /// The store has it, but not from this blob, which is read and verified.
     Verifying(usize),
+    /// Its files were written; how long that took, without the reading of its blob.
+    Unpacked(usize, Duration),
     /// It was unpacked and is in the store.
     Stored(usize, Stats),
     /// The blob was found to be the stored layer.
@@ -196,14 +199,18 @@ impl LayerStore {
                     let mut source = Cancellable {
                         source,
                         cancelled: &cancelled,
+                        reading: Duration::ZERO,
                     };
                     match job {
                         Job::Unpack(index) => {
                             observer(FillEvent::Unpacking(index));
+                            let began = Instant::now();
                             let dir = make_diff(scratch, index)?;
                             let layer = apply_buffered(&dir, &mut source, &plan.policy)
                                 .map_err(|error| cause(error, &mut source))?;
                             lock(&applied)[index] = Some(layer);
+                            let writing = began.elapsed().saturating_sub(source.reading);
+                            observer(FillEvent::Unpacked(index, writing));
                         }
                         Job::Verify(index) => {
                             observer(FillEvent::Verifying(index));
@@ -314,6 +321,8 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 struct Cancellable<'a, R> {
     source: R,
     cancelled: &'a AtomicBool,
+    /// Time spent in the source.
+    reading: Duration,
 }
 
 impl<R> Cancellable<'_, R> {
@@ -328,14 +337,20 @@ impl<R> Cancellable<'_, R> {
 impl<R: Read> Read for Cancellable<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.check()?;
-        self.source.read(buffer)
+        let began = Instant::now();
+        let read = self.source.read(buffer);
+        self.reading += began.elapsed();
+        read
     }
 }
 
 impl<R: BufRead> BufRead for Cancellable<'_, R> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         self.check()?;
-        self.source.fill_buf()
+        let began = Instant::now();
+        let bytes = self.source.fill_buf();
+        self.reading += began.elapsed();
+        bytes
     }
 
     fn consume(&mut self, amount: usize) {

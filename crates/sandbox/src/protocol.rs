@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use smokegate_image::{Compression, DiffId, LayerDigest, Limits};
+use smokegate_image::{Compression, DiffId, LayerDigest, Limits, StageTimes};
 
 use crate::error::{HostError, StartError};
 use crate::pod::{
@@ -109,6 +109,7 @@ pub(crate) enum Answer {
     /// For each layer, whether it was there before.
     Filled {
         cached: Vec<bool>,
+        stages: StageTimes,
     },
     FillFailed(crate::error::FillError),
     /// What was removed.

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::fs::MemfdFlags;
-use smokegate_image::{Content, LayerDigest, Limits, PlatformImage};
+use smokegate_image::{Content, LayerDigest, Limits, PlatformImage, StageTimes};
 use smokegate_rootfs::{
     FillLayer, FillPlan, LayerStore, ListedLayer, Owners, Policy, StoredLayer, Unkept,
 };
@@ -45,6 +45,7 @@ pub struct StoreRequest<'a> {
 #[derive(Debug)]
 pub struct FilledStore {
     layers: Vec<FilledLayer>,
+    stages: StageTimes,
     _held: Vec<StoredLayer>,
 }
 
@@ -65,6 +66,11 @@ impl FilledStore {
     /// The layers, lowest first.
     pub fn layers(&self) -> &[FilledLayer] {
         &self.layers
+    }
+
+    /// What unpacking was busy with; nothing where the store had all.
+    pub fn stages(&self) -> StageTimes {
+        self.stages
     }
 }
 
@@ -132,10 +138,11 @@ pub async fn fill_store(request: StoreRequest<'_>) -> Result<FilledStore, FillEr
         });
         return Ok(FilledStore {
             layers,
+            stages: StageTimes::default(),
             _held: held,
         });
     }
-    let cached = unpack(&request).await?;
+    let (cached, stages) = unpack(&request).await?;
     let held = store.find(&plan).map_err(FillError::from)?.ok_or_else(|| {
         FillError::Host(HostError {
             step: Step::Store,
@@ -150,6 +157,7 @@ pub async fn fill_store(request: StoreRequest<'_>) -> Result<FilledStore, FillEr
         .collect();
     Ok(FilledStore {
         layers,
+        stages,
         _held: held,
     })
 }
@@ -174,8 +182,8 @@ fn describe(request: &StoreRequest<'_>, layer: &StoredLayer, cached: bool) -> Fi
     }
 }
 
-/// Has a helper fill the store; which layers were there before.
-async fn unpack(request: &StoreRequest<'_>) -> Result<Vec<bool>, FillError> {
+/// Has a helper fill the store; which layers were there before, and what it was busy with.
+async fn unpack(request: &StoreRequest<'_>) -> Result<(Vec<bool>, StageTimes), FillError> {
     let host = |call: &str, error| FillError::Host(HostError::new(Step::Store, call, error));
     let mut files: Vec<Arc<File>> = Vec::new();
     let mut sources = Vec::new();
@@ -231,7 +239,7 @@ async fn unpack(request: &StoreRequest<'_>) -> Result<Vec<bool>, FillError> {
         limits: request.limits,
     });
     match ask_helper(STORE_ROLE, body, files, request.id_map).await? {
-        Answer::Filled { cached } => Ok(cached),
+        Answer::Filled { cached, stages } => Ok((cached, stages)),
         Answer::FillFailed(error) => Err(error),
         answer => Err(unexpected(&answer)),
     }

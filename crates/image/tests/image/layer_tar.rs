@@ -3,7 +3,9 @@
 use std::io::{ErrorKind, Read};
 use std::sync::Arc;
 
-use smokegate_image::{Compression, Content, DiffId, Digest, LayerDigest, LayerTar, Limits};
+use smokegate_image::{
+    Compression, Content, DiffId, Digest, LayerDigest, LayerTar, Limits, StageClock,
+};
 
 use crate::content::{gzip, layer_tar};
 
@@ -50,6 +52,28 @@ fn stages_that_nobody_reads_from_end() {
         .unwrap();
     begun.read_exact(&mut [0; 1 << 20]).unwrap();
     drop(begun);
+}
+
+#[test]
+fn what_reading_takes_is_told_by_stage() {
+    let tar: Vec<u8> = (0..3_000_000u32).flat_map(u32::to_le_bytes).collect();
+    let stored = gzip(&tar);
+    for in_stages in [false, true] {
+        let clock = StageClock::default();
+        let layer = stream(&stored, &tar, &Limits::default()).timed(clock.clone());
+        let mut sink = std::io::sink();
+        let read = match in_stages {
+            true => std::io::copy(&mut layer.in_stages().unwrap(), &mut sink),
+            false => std::io::copy(&mut { layer }, &mut sink),
+        };
+        assert_eq!(read.unwrap(), tar.len() as u64);
+        let times = clock.times();
+        assert!(
+            !times.inflate.is_zero() && !times.verify.is_zero(),
+            "{times:?}"
+        );
+        assert!(times.write.is_zero(), "{times:?}");
+    }
 }
 
 #[test]

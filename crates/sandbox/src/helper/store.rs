@@ -9,8 +9,10 @@ use std::thread::JoinHandle;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::Signal;
-use smokegate_image::{Content, DiffId, FileRange, LayerTap, LayerTar, Limits};
-use smokegate_rootfs::{FillLayer, FillPlan};
+use smokegate_image::{
+    Content, DiffId, FileRange, LayerTap, LayerTar, Limits, StageClock, StageTimes,
+};
+use smokegate_rootfs::{FillEvent, FillLayer, FillPlan};
 
 use super::user_ns;
 use crate::error::{FillError, HostError};
@@ -82,9 +84,7 @@ fn perform(
     indexer: Option<LayerIndexer>,
 ) -> Result<Answer, FillError> {
     match body {
-        RequestBody::Fill(request) => {
-            fill(request, fds, indexer).map(|cached| Answer::Filled { cached })
-        }
+        RequestBody::Fill(request) => fill(request, fds, indexer),
         RequestBody::Prune(request) => Ok(Answer::Pruned(
             open_store(&request.store)?.prune(request.older_than)?,
         )),
@@ -115,7 +115,7 @@ fn fill(
     request: &FillRequest,
     fds: Vec<OwnedFd>,
     indexer: Option<LayerIndexer>,
-) -> Result<Vec<bool>, FillError> {
+) -> Result<Answer, FillError> {
     if request.layers.iter().any(|layer| layer.file >= fds.len()) {
         return Err(FillError::Host(HostError::lost(
             "a layer came without its descriptor",
@@ -132,6 +132,7 @@ fn fill(
         layers: layers.collect(),
         policy: policy(request.isolation, &request.limits),
     };
+    let clock = StageClock::default();
     let indexing = Indexing::default();
     let open = |index: usize| -> std::io::Result<Box<dyn BufRead + Send>> {
         let layer = &request.layers[index];
@@ -148,7 +149,8 @@ fn fill(
             layer.diff_id.clone(),
             layer.compression,
             &request.limits,
-        )?;
+        )?
+        .timed(clock.clone());
         // Threads of its own are worth while for what takes longer than starting them.
         if layer.size < STAGED {
             return Ok(Box::new(BufReader::with_capacity(BUFFER, tar)));
@@ -168,7 +170,15 @@ fn fill(
         indexing.push(thread);
         Ok(Box::new(staged))
     };
-    let stored = store.fill(&plan, open, &|_| {})?;
+    let observer = |event| {
+        if let FillEvent::Unpacked(_, write) = event {
+            clock.add(StageTimes {
+                write,
+                ..StageTimes::default()
+            });
+        }
+    };
+    let stored = store.fill(&plan, open, &observer)?;
     let indexing = indexing.into_inner();
     for thread in indexing.unwrap_or_else(PoisonError::into_inner) {
         // What cannot be read or kept is missed later, and read then.
@@ -176,7 +186,10 @@ fn fill(
             keep();
         }
     }
-    Ok(stored.iter().map(|layer| layer.cached).collect())
+    Ok(Answer::Filled {
+        cached: stored.iter().map(|layer| layer.cached).collect(),
+        stages: clock.times(),
+    })
 }
 
 /// The directory that holds the stores of all id maps.
