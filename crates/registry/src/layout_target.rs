@@ -91,6 +91,7 @@ impl LayoutTarget {
             digest: blob.digest().clone(),
             source,
         };
+        self.mark()?;
         self.create(&self.blob_path(blob.digest()), |file, path| {
             let mut reader = blob.open();
             let mut buffer = vec![0; 256 * 1024];
@@ -179,12 +180,21 @@ impl LayoutTarget {
         };
         let entries = index["manifests"].as_array_mut().ok_or_else(wrong)?;
         change(entries);
-        self.create(&self.path.join("oci-layout"), |file, path| {
-            file.write_all(LAYOUT_FILE.as_bytes())
-                .map_err(write_error(path))
-        })?;
+        self.mark()?;
         self.create(&self.path.join("index.json"), |file, path| {
             file.write_all(&serde_json::to_vec(&index).expect("a JSON value"))
+                .map_err(write_error(path))
+        })
+    }
+
+    /// Has the directory be a layout from the first blob on, so that what a failed push leaves can be pushed to again.
+    fn mark(&self) -> Result<(), Error> {
+        let path = self.path.join("oci-layout");
+        if path.is_file() {
+            return Ok(());
+        }
+        self.create(&path, |file, path| {
+            file.write_all(LAYOUT_FILE.as_bytes())
                 .map_err(write_error(path))
         })
     }
