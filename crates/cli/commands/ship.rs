@@ -1,18 +1,21 @@
 //! `smokegate ship`: gate an image, then publish the very bytes that passed to every tag.
 
+use std::path::Path;
 use std::time::Instant;
 
-use smokegate_registry::Target;
+use smokegate_gate::Cleared;
+use smokegate_image::{Digest, Image};
+use smokegate_registry::{Publisher, Target};
 
 use super::judged::Judged;
 use super::run_target::{self, RunTarget};
-use crate::args::{CommonArgs, Compress, ShipArgs};
+use crate::args::{CommonArgs, Compress, PublishArgs, ShipArgs};
 use crate::attestation::{Attachment, SigningKey};
 use crate::exit_code::ExitStatus;
 use crate::failure::Failure;
 use crate::gate_file::LoadedFile;
 use crate::pipeline;
-use crate::preparation::Preparation;
+use crate::preparation::{self, Preparation};
 use crate::printer::Printer;
 use crate::receipt::Receipt;
 use crate::report::files;
@@ -114,6 +117,15 @@ pub(crate) async fn run(
         }
     };
 
+    let shipping = Shipping {
+        args: &args.publish,
+        key: key.as_ref(),
+        publisher,
+        targets: &targets,
+        report_dir: &settings.report_dir,
+        decided: Instant::now(),
+        printer,
+    };
     let published = match judged.verdict.clear(image) {
         // What is on its way is not waited for.
         Err(_) => {
@@ -121,43 +133,22 @@ pub(crate) async fn run(
             Ok(())
         }
         Ok(cleared) => {
-            async {
-                let began = Instant::now();
-                let ready = match ready {
-                    Some(ready) => {
-                        drop(preparing);
-                        ready
-                    }
-                    None => preparing.await?,
-                };
-                receipt.record_preparation(&ready);
-                let image = &ready.image;
-                let cleared = cleared
-                    .packed_as(image.clone())
-                    .map_err(|error| Failure::new(ExitStatus::Bug, error.to_string()))?;
-                let wanted = args.publish.attach_receipt;
-                let attachment = wanted.then(|| Attachment::new(&receipt, image, key.as_ref()));
-                let mut options = settings::push_options(&args.publish.tags, &settings.report_dir);
-                options.ahead = Some(ready.ahead.clone());
-                if args.publish.tags.dry_run {
-                    let image = pipeline::with_receipt(cleared.get(), attachment.as_ref());
-                    return super::push::show_plan(publisher, &image, &targets, &options, printer)
-                        .await;
+            let ready = match ready {
+                Some(ready) => {
+                    drop(preparing);
+                    Ok(ready)
                 }
-                let (report, _) = pipeline::publish_cleared(
-                    &cleared,
-                    &judged.verdict.manifests,
-                    attachment.as_ref(),
-                    publisher,
-                    &targets,
-                    &options,
-                    printer,
-                )
-                .await?;
-                receipt.record_push(&report, began.elapsed());
-                Ok(())
+                None => preparing.await,
+            };
+            let tested = &judged.verdict.manifests;
+            match ready {
+                Ok(ready) => {
+                    shipping
+                        .publish(cleared, tested, &ready, &mut receipt)
+                        .await
+                }
+                Err(failure) => Err(failure),
             }
-            .await
         }
     };
     if !receipt.published.is_empty() {
@@ -181,6 +172,55 @@ pub(crate) async fn run(
             .await?;
     }
     Ok(status)
+}
+
+/// How an image that passed is published.
+struct Shipping<'a> {
+    args: &'a PublishArgs,
+    key: Option<&'a SigningKey>,
+    publisher: &'a Publisher,
+    targets: &'a [Target],
+    report_dir: &'a Path,
+    /// When the verdict was there.
+    decided: Instant,
+    printer: Printer,
+}
+
+impl Shipping<'_> {
+    /// Publishes an image as it was prepared, or shows how it would be, and records it.
+    async fn publish(
+        &self,
+        cleared: Cleared<Image>,
+        tested: &[Digest],
+        ready: &preparation::Prepared,
+        receipt: &mut Receipt,
+    ) -> Result<(), Failure> {
+        let (publisher, targets, printer) = (self.publisher, self.targets, self.printer);
+        receipt.record_preparation(ready);
+        let cleared = cleared
+            .packed_as(ready.image.clone())
+            .map_err(|error| Failure::new(ExitStatus::Bug, error.to_string()))?;
+        let wanted = self.args.attach_receipt;
+        let attachment = wanted.then(|| Attachment::new(receipt, cleared.get(), self.key));
+        let mut options = settings::push_options(&self.args.tags, self.report_dir);
+        options.ahead = Some(ready.ahead.clone());
+        if self.args.tags.dry_run {
+            let image = pipeline::with_receipt(cleared.get(), attachment.as_ref());
+            return super::push::show_plan(publisher, &image, targets, &options, printer).await;
+        }
+        let (report, _) = pipeline::publish_cleared(
+            &cleared,
+            tested,
+            attachment.as_ref(),
+            publisher,
+            targets,
+            &options,
+            printer,
+        )
+        .await?;
+        receipt.record_push(&report, self.decided.elapsed());
+        Ok(())
+    }
 }
 
 /// The gate file's tags.
