@@ -180,6 +180,7 @@ fn probe(plan: &ProbePlan) -> Value {
     let Timing {
         interval,
         first_delay: _,
+        growth: _,
         timeout,
         within,
         retries,

@@ -23,6 +23,10 @@ pub(crate) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(2);
 pub(crate) const DEFAULT_WITHIN: Duration = Duration::from_secs(120);
 /// Time between the first two attempts.
 pub(crate) const FIRST_DELAY: Duration = Duration::from_millis(10);
+/// How requests back off: in eighths.
+pub(crate) const REQUEST_GROWTH: u32 = 1;
+/// Each is a process, beside an app that is starting: it doubles.
+pub(crate) const EXEC_GROWTH: u32 = 8;
 /// The host port that is mapped when none is named; a free one is taken when it is busy.
 const DEFAULT_HOST_PORT: u16 = 18080;
 /// The container port where the image exposes none.
@@ -123,6 +127,7 @@ fn healthcheck_timing(healthcheck: &Healthcheck, within: Duration) -> Timing {
     Timing {
         interval: or(healthcheck.interval, HEALTHCHECK_INTERVAL),
         first_delay: Duration::from_millis(100), // an exec costs more than a request
+        growth: EXEC_GROWTH,
         timeout: or(healthcheck.timeout, HEALTHCHECK_TIMEOUT),
         within,
         retries: Some(Retries {

@@ -14,8 +14,8 @@ use smokegate_image::ImageConfig;
 use smokegate_sandbox::{HostPath, HostPathError, SecretValue};
 
 use crate::draft::{
-    DEFAULT_INTERVAL, DEFAULT_TIMEOUT, DEFAULT_WITHIN, Draft, FIRST_DELAY, clean, default_port,
-    exposed_port, healthcheck_probe, merge_env,
+    DEFAULT_INTERVAL, DEFAULT_TIMEOUT, DEFAULT_WITHIN, Draft, EXEC_GROWTH, FIRST_DELAY,
+    REQUEST_GROWTH, clean, default_port, exposed_port, healthcheck_probe, merge_env,
 };
 use crate::gate_file::{
     BodyCheck as BodyKeys, Container, Diagnostic, GateFile, GateFileError, HttpQuestion, ProbeSpec,
@@ -445,6 +445,7 @@ impl Resolver<'_> {
         let defaults = Timing {
             interval: DEFAULT_INTERVAL,
             first_delay: FIRST_DELAY,
+            growth: REQUEST_GROWTH,
             timeout: DEFAULT_TIMEOUT,
             within,
             retries: None,
@@ -456,7 +457,8 @@ impl Resolver<'_> {
             Question::Exec { command, expect } => {
                 let expect = expect.as_ref().map(|expect| expect.value.clone());
                 let args = command.args.clone();
-                (Probe::Exec { args, expect }, defaults)
+                let growth = EXEC_GROWTH;
+                (Probe::Exec { args, expect }, Timing { growth, ..defaults })
             }
             Question::Log { regex, count } => {
                 let pattern = regex.value.clone().into();
@@ -550,6 +552,7 @@ fn laid_over(defaults: Timing, spec: &ProbeSpec) -> Timing {
     Timing {
         interval: or(&spec.interval, defaults.interval),
         first_delay: defaults.first_delay,
+        growth: defaults.growth,
         timeout: or(&spec.timeout, defaults.timeout),
         within: or(&spec.within, defaults.within),
         retries: retries.map(|count| Retries {

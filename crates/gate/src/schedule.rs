@@ -10,8 +10,11 @@ use std::time::Duration;
 pub struct Timing {
     /// Time between attempts, once backed off.
     pub interval: Duration,
-    /// Time between the first two attempts; doubles up to `interval`.
+    /// Time between the first two attempts.
     pub first_delay: Duration,
+    /// By how many eighths of itself that time grows with each attempt, up to `interval`. With one, an app that is ready
+    /// is asked within an eighth of the time that it took.
+    pub growth: u32,
     /// Time one attempt may take.
     pub timeout: Duration,
     /// Wall clock for the whole wait.
@@ -103,7 +106,8 @@ impl Schedule {
             }
         }
         let at = began.saturating_add(self.delay).max(now);
-        self.delay = self.delay.saturating_mul(2).min(self.timing.interval);
+        let longer = self.delay / 8 * self.timing.growth;
+        self.delay = self.delay.saturating_add(longer).min(self.timing.interval);
         self.ask_at(at)
     }
 
@@ -138,6 +142,7 @@ mod tests {
         Timing {
             interval: Duration::from_secs(2),
             first_delay: Duration::from_millis(10),
+            growth: 8,
             timeout: Duration::from_secs(2),
             within: Duration::from_secs(120),
             retries,
@@ -170,6 +175,23 @@ mod tests {
             end < Duration::from_secs(120) && end >= Duration::from_secs(117),
             "{end:?}"
         );
+    }
+
+    #[test]
+    fn requests_follow_each_other_within_an_eighth_of_the_time_that_has_passed() {
+        let requests = Timing {
+            growth: 1,
+            ..timing(None)
+        };
+        let (asked, ..) = run_failing(requests, Duration::ZERO);
+        let millis: Vec<_> = asked.iter().take(6).map(Duration::as_millis).collect();
+        assert_eq!(millis, [0, 10, 21, 33, 48, 64]);
+        for pair in asked.windows(2) {
+            let gap = pair[1] - pair[0];
+            let most = (pair[0] / 8 + Duration::from_millis(10)).min(Duration::from_secs(2));
+            assert!(gap <= most, "{gap:?} after {:?}", pair[0]);
+        }
+        assert!(asked.len() < 120, "{}", asked.len());
     }
 
     #[test]
@@ -234,11 +256,12 @@ mod tests {
         #[test]
         fn the_wait_is_bounded_and_success_always_passes(
             interval in 1u64..5_000, first in 0u64..5_000, timeout in 1u64..5_000,
-            within in 1u64..20_000, cost in 1u64..10_000, retries in proptest::option::of(1u32..5),
+            within in 1u64..20_000, cost in 1u64..10_000, growth in 1u32..=8, retries in proptest::option::of(1u32..5),
         ) {
             let timing = Timing {
                 interval: Duration::from_millis(interval),
                 first_delay: Duration::from_millis(first.max(1)),
+                growth,
                 timeout: Duration::from_millis(timeout),
                 within: Duration::from_millis(within),
                 retries: retries.map(|count| Retries { count, start_period: Duration::ZERO }),

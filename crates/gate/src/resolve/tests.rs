@@ -418,6 +418,7 @@ fn every_key_of_a_probe_is_in_the_plan() {
         Timing {
             interval: second,
             first_delay: FIRST_DELAY,
+            growth: REQUEST_GROWTH,
             timeout: 3 * second,
             within: 4 * second,
             retries: Some(Retries {
