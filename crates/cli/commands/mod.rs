@@ -28,6 +28,8 @@ use crate::settings;
 
 /// How long an interrupted run may take to end its pods.
 const GRACE: Duration = Duration::from_secs(5);
+/// How long a failed one may take to remove the files that it was writing.
+const TIDYING: Duration = Duration::from_secs(1);
 
 /// Parses, runs, reports; the process's exit code.
 pub(crate) fn main() -> ExitCode {
@@ -90,8 +92,9 @@ pub(crate) fn main() -> ExitCode {
         }
     });
     match status {
+        ExitStatus::Success => runtime.shutdown_background(),
         ExitStatus::Interrupted | ExitStatus::Terminated => runtime.shutdown_timeout(GRACE),
-        _ => runtime.shutdown_background(),
+        _ => runtime.shutdown_timeout(TIDYING),
     }
     status.into()
 }

@@ -15,6 +15,8 @@ use crate::{DestinationState, Error};
 pub(crate) const LAYOUT_FILE: &str = r#"{"imageLayoutVersion":"1.0.0"}"#;
 pub(crate) const REF_NAME: &str = "org.opencontainers.image.ref.name";
 const INDEX_MEDIA_TYPE: &str = "application/vnd.oci.image.index.v1+json";
+/// What the names of files begin with until they are complete.
+const TEMPORARY: &str = ".smokegate-";
 /// Larger than any index of a layout that is used as one.
 const INDEX_LIMIT: u64 = 16 * 1024 * 1024;
 
@@ -40,7 +42,9 @@ impl LayoutTarget {
             }
             Err(error) => return Err(write_error(&self.path)(error)),
         };
-        let is_empty = entries.into_iter().next().is_none();
+        let mut names = entries.filter_map(|entry| Some(entry.ok()?.file_name()));
+        // A killed push may have left what was to be its first file.
+        let is_empty = names.all(|name| name.as_encoded_bytes().starts_with(TEMPORARY.as_bytes()));
         if !is_empty && !self.path.join("oci-layout").is_file() {
             let reason = "is not empty and has no `oci-layout` file: it is not an OCI layout";
             return Err(Error::NotALayout {
@@ -261,7 +265,7 @@ impl LayoutTarget {
 /// A file that is renamed when complete, with the mode any new file has.
 pub(crate) fn temporary_in(directory: &Path) -> io::Result<tempfile::NamedTempFile> {
     tempfile::Builder::new()
-        .prefix(".smokegate-")
+        .prefix(TEMPORARY)
         .permissions(fs::Permissions::from_mode(0o666))
         .tempfile_in(directory)
 }
