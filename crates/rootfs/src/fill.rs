@@ -189,8 +189,10 @@ impl LayerStore {
         let applied = Mutex::new(plan.layers.iter().map(|_| None).collect::<Vec<_>>());
         let failure = Mutex::new(None);
         let cancelled = AtomicBool::new(false);
+        // Not in the head of the loop, where the queue would stay locked until the job is done.
+        let next = || lock(&queue).pop_front();
         let work = || {
-            while let Some(job) = lock(&queue).pop_front() {
+            while let Some(job) = next() {
                 if cancelled.load(Ordering::Relaxed) {
                     return;
                 }

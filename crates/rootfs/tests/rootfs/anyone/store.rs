@@ -3,8 +3,8 @@
 use std::io::{self, BufRead, BufReader};
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Condvar, Mutex};
 use std::time::Duration;
 
 use smokegate_rootfs::{
@@ -106,6 +106,28 @@ fn second_filling_reads_nothing() {
     );
     assert!(!text.contains("/tmp/x"), "{text}");
     assert_eq!(names(&temp.path().join("tmp")), Vec::<String>::new());
+}
+
+#[test]
+fn layers_are_unpacked_side_by_side() {
+    if std::thread::available_parallelism().map_or(1, usize::from) < 2 {
+        return; // One at a time is right there.
+    }
+    let temp = TempStore::new();
+    let layers = layers();
+    let (begun, changed) = (Mutex::new(0), Condvar::new());
+    let open = |index: usize| {
+        let mut count = begun.lock().unwrap();
+        *count += 1;
+        changed.notify_all();
+        // Nobody waits this long where a second one begins.
+        let alone = |count: &mut usize| *count < 2;
+        let long = Duration::from_secs(60);
+        let (_count, waited) = changed.wait_timeout_while(count, long, alone).unwrap();
+        assert!(!waited.timed_out(), "no other layer was begun");
+        Ok(layers[index].reader())
+    };
+    temp.open(BOOT).fill(&plan(&layers), open, &|_| {}).unwrap();
 }
 
 #[test]
