@@ -1,6 +1,7 @@
 //! Lint beside a run: begun with it, done by its end.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::BufReader;
 use std::path::PathBuf;
 
 use smokegate_gate::{APP, ContainerPlan, GatePlan, Probe};
@@ -17,6 +18,8 @@ use crate::settings;
 
 /// How much it gives way to the run that it is beside (nice(2)).
 const NICENESS: i32 = 10;
+/// What of a layer is inflated at a time.
+const BUFFER: usize = 256 * 1024;
 
 /// What lint needs to know beside the image and the plan.
 #[derive(Debug)]
@@ -211,7 +214,10 @@ pub(crate) fn tree(
         let index = layer
             .open_tar_within(limits)
             .map_err(smokegate_rootfs::Error::Read)
-            .and_then(|tar| LayerIndex::read(tar, &scanned(limits)))
+            .and_then(|tar| {
+                let tar = BufReader::with_capacity(BUFFER, tar);
+                LayerIndex::read(tar, &scanned(limits))
+            })
             .map_err(|error| unreadable(layer.blob.digest(), &error))?;
         if let Some(indexes) = indexes {
             // Without it the next lint reads the layer again.

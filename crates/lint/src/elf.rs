@@ -38,7 +38,8 @@ pub(crate) struct Elf {
     pub(crate) cpu_level: Option<u8>,
 }
 
-/// Keeps of a stream what [`Elf`] needs.
+/// Keeps of a stream what [`Elf`] needs, of one file after the other in the same memory.
+#[derive(Debug, Default)]
 pub(crate) struct ElfReader {
     kept: Kept,
     /// The stream so far.
@@ -56,13 +57,13 @@ struct Kept {
 }
 
 impl ElfReader {
-    pub(crate) fn new(head: Vec<u8>) -> Self {
-        let position = head.len() as u64;
-        let kept = Kept {
-            head,
-            ..Kept::default()
-        };
-        Self { kept, position }
+    /// A file begins, with these bytes.
+    pub(crate) fn begin(&mut self, head: &[u8]) {
+        self.kept.head.clear();
+        self.kept.head.extend_from_slice(head);
+        self.kept.dynamic = None;
+        self.kept.dynamic_bytes.clear();
+        self.position = head.len() as u64;
     }
 
     pub(crate) fn push(&mut self, bytes: &[u8]) {
@@ -78,7 +79,9 @@ impl ElfReader {
             let begun = from.min(self.position)..to.min(self.position);
             let begun =
                 usize::try_from(begun.start).unwrap_or(0)..usize::try_from(begun.end).unwrap_or(0);
-            self.kept.dynamic_bytes = self.kept.head[begun].to_vec();
+            self.kept
+                .dynamic_bytes
+                .extend_from_slice(&self.kept.head[begun]);
             self.kept.dynamic = Some((from, to));
         }
         if let Some((from, to)) = self.kept.dynamic {
@@ -99,7 +102,8 @@ impl ElfReader {
         self.kept.dynamic.is_some_and(|(_, to)| self.position >= to)
     }
 
-    pub(crate) fn finish(self) -> Result<Elf, String> {
+    /// What the file says, as far as it was read.
+    pub(crate) fn finish(&self) -> Result<Elf, String> {
         let is_whole = self.position <= HEAD as u64;
         match self.kept.class() {
             Some(elf::ELFCLASS32) => parse::<elf::FileHeader32<Endianness>>(&self.kept, is_whole),
@@ -396,7 +400,8 @@ mod tests {
 
     fn read(bytes: &[u8]) -> Result<Elf, String> {
         let head = bytes.len().min(64);
-        let mut reader = ElfReader::new(bytes[..head].to_vec());
+        let mut reader = ElfReader::default();
+        reader.begin(&bytes[..head]);
         for chunk in bytes[head..].chunks(32 << 10) {
             if reader.is_done() {
                 break;

@@ -1,6 +1,6 @@
 //! What a layer holds, without its bytes: enough of each file to tell whether it could be run.
 
-use std::io::{BufRead, Read};
+use std::io::BufRead;
 
 use serde::{Deserialize, Serialize};
 use smokegate_rootfs::{Entry, EntryData, EntryKind, Error, LayerVisitor, Limits, scan_layer};
@@ -73,35 +73,46 @@ impl LayerIndex {
     ///
     /// # Errors
     /// A layer that is damaged, not what its digest says, or over the limits.
-    pub fn read(tar: impl Read, limits: &Limits) -> Result<Self, Error> {
-        let mut index = Self::default();
-        scan_layer(tar, limits, &mut index)?;
-        Ok(index)
+    pub fn read(tar: impl BufRead, limits: &Limits) -> Result<Self, Error> {
+        let mut indexer = Indexer::default();
+        scan_layer(tar, limits, &mut indexer)?;
+        Ok(indexer.index)
     }
+}
 
+/// Makes the index of one layer.
+#[derive(Debug, Default)]
+struct Indexer {
+    index: LayerIndex,
+    elf: ElfReader,
+}
+
+impl Indexer {
     fn content<R: BufRead>(
         &mut self,
         path: &[u8],
         data: &mut EntryData<'_, R>,
     ) -> Result<Content, Error> {
         let mut head = Vec::new();
-        while head.len() < HEAD {
+        let rest = loop {
             let chunk = data.chunk()?;
-            if chunk.is_empty() {
-                break;
+            let (taken, rest) = chunk.split_at(chunk.len().min(HEAD - head.len()));
+            head.extend_from_slice(taken);
+            if chunk.is_empty() || head.len() == HEAD {
+                break rest;
             }
-            head.extend_from_slice(chunk);
-        }
+        };
         if head.starts_with(b"\x7fELF") {
-            let mut reader = ElfReader::new(head);
-            while !reader.is_done() {
+            self.elf.begin(&head);
+            self.elf.push(rest);
+            while !self.elf.is_done() {
                 let chunk = data.chunk()?;
                 if chunk.is_empty() {
                     break;
                 }
-                reader.push(chunk);
+                self.elf.push(chunk);
             }
-            return Ok(match reader.finish() {
+            return Ok(match self.elf.finish() {
                 Ok(elf) => Content::Elf(Box::new(elf)),
                 Err(problem) => Content::BrokenElf(problem),
             });
@@ -111,28 +122,23 @@ impl LayerIndex {
             // The cache names every library; what is behind its first half megabyte is looked for as it stands.
             let most = match path {
                 b"etc/ld.so.cache" => 8 * MAX_TEXT,
-                _ if self.texts < MAX_TEXTS => MAX_TEXT,
+                _ if self.index.texts < MAX_TEXTS => MAX_TEXT,
                 _ => MAX_SHEBANG,
             };
-            while head.len() < most {
-                let chunk = data.chunk()?;
-                if chunk.is_empty() {
-                    break;
-                }
-                head.extend_from_slice(chunk);
+            let mut chunk = rest;
+            while !chunk.is_empty() && head.len() < most {
+                head.extend_from_slice(&chunk[..chunk.len().min(most - head.len())]);
+                chunk = data.chunk()?;
             }
-            head.truncate(most);
             head.shrink_to_fit();
-            self.texts += head.len();
+            self.index.texts += head.len();
             return Ok(Content::Text(head));
         }
-        head.truncate(HEAD);
-        head.shrink_to_fit();
         Ok(Content::Other(head))
     }
 }
 
-impl LayerVisitor for LayerIndex {
+impl LayerVisitor for Indexer {
     fn entry<R: BufRead>(
         &mut self,
         entry: &Entry,
@@ -159,7 +165,7 @@ impl LayerVisitor for LayerIndex {
             EntryKind::Opaque => IndexKind::Opaque,
         };
         let (uid, gid) = entry.owner();
-        self.entries.push(IndexEntry {
+        self.index.entries.push(IndexEntry {
             path: entry.path.clone(),
             kind,
             mode: entry.mode(),

@@ -137,7 +137,11 @@ mod tests {
         let options = smokegate_image::OpenOptions::new(dir.path().to_owned());
         let image = smokegate_image::Image::open(&source, &options).unwrap();
         let tar = image.selected().layers[0].open_tar().unwrap();
-        LayerIndex::read(tar, &smokegate_rootfs::Limits::default()).unwrap()
+        LayerIndex::read(
+            std::io::BufReader::new(tar),
+            &smokegate_rootfs::Limits::default(),
+        )
+        .unwrap()
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Broken images have the findings that their recipes expect, and no others; images that run have no error or warning.
 
 use std::fs;
+use std::io::BufReader;
 use std::path::Path;
 
 use smokegate_image::{Image, ImageSource, OpenOptions};
@@ -27,7 +28,8 @@ fn findings_on(image: &BuiltImage, cpu_level: Option<u8>) -> Vec<Finding> {
     let layers = image
         .layers
         .iter()
-        .map(|layer| LayerIndex::read(layer.open_tar().unwrap(), &Limits::default()).unwrap());
+        .map(|layer| BufReader::new(layer.open_tar().unwrap()))
+        .map(|tar| LayerIndex::read(tar, &Limits::default()).unwrap());
     let layers: Vec<_> = layers.collect();
     let tree = ImageTree::new(&layers);
     lint(&Subject {

@@ -1,8 +1,7 @@
 //! Reads a layer's entries and writes nothing: for those who only want to know what is in it.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::BufRead;
 
-use crate::apply::BUFFER;
 use crate::tar_reader::TarReader;
 use crate::{Entry, EntryProblem, Error, Limits};
 
@@ -46,11 +45,11 @@ impl<R: BufRead> EntryData<'_, R> {
 /// # Errors
 /// Entries that [`crate::apply_layer`] would refuse by their header alone, limits, reads, and the visitor's own.
 pub fn scan_layer(
-    tar: impl Read,
+    tar: impl BufRead,
     limits: &Limits,
     visitor: &mut impl LayerVisitor,
 ) -> Result<(), Error> {
-    let mut tar = TarReader::new(BufReader::with_capacity(BUFFER, tar), limits);
+    let mut tar = TarReader::new(tar, limits);
     let mut entries = 0;
     while let Some(entry) = Entry::read(&mut tar, limits)? {
         entries += 1;
