@@ -143,6 +143,8 @@ pub(super) fn gate_settings(
     if run.keep_on_failure {
         kept::check_that_somebody_can_look()?;
     }
+    // Beside opening the image.
+    smokegate_sandbox::prepare_helpers();
     let settings = GateSettings {
         store: settings::store(common)?,
         report_dir: run.report_dir.clone(),

@@ -48,6 +48,7 @@ pub use pod::{
     Storage, TerminalSize, Transport,
 };
 pub use pod_network::{PodNetwork, original_destination};
+pub use sealed::prepare_helpers;
 pub use secret::SecretValue;
 pub use static_names::resolve_hosts_without_modules;
 pub use store::{

@@ -7,23 +7,31 @@ use std::fs::File;
 use std::io::{self, Read, Seek};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
-use std::sync::OnceLock;
+use std::sync::{Mutex, PoisonError};
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use rustix::io::Errno;
 
-static COPY: OnceLock<OwnedFd> = OnceLock::new();
+static COPY: Mutex<Option<OwnedFd>> = Mutex::new(None);
 
-/// A path that executes the sealed copy, made once per process.
+/// Begins to copy this program, on a thread of its own: a first helper that is started later need not wait for that.
+pub fn prepare_helpers() {
+    // Who needs the copy makes it where this failed, and says why that fails too.
+    let _ = std::thread::Builder::new()
+        .name("seal".to_owned())
+        .spawn(executable);
+}
+
+/// A path that executes the sealed copy, made once per process; waits where somebody is making it.
 pub(crate) fn executable() -> io::Result<PathBuf> {
-    let fd = match COPY.get() {
+    let mut copy = COPY.lock().unwrap_or_else(PoisonError::into_inner);
+    let fd = match copy.take() {
         Some(fd) => fd,
-        None => {
-            let copy = make()?;
-            COPY.get_or_init(|| copy)
-        }
+        None => make()?,
     };
-    Ok(PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd())))
+    let path = PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()));
+    *copy = Some(fd);
+    Ok(path)
 }
 
 fn make() -> io::Result<OwnedFd> {
