@@ -17,7 +17,7 @@ use crate::mounts::mounts;
 use crate::pattern::Pattern;
 use crate::plan::{APP, ContainerPlan, Probe, ProbePlan};
 use crate::probe::{Observation, Outcome, ask, exec};
-use crate::schedule::{GaveUp, Next, Schedule};
+use crate::schedule::{Answer, GaveUp, Next, Schedule};
 
 /// How long the end of a process is waited for after a probe failed.
 const AFTER_FAILURE: Duration = Duration::from_millis(50);
@@ -52,7 +52,8 @@ pub(crate) struct NotPassed {
 
 /// How waiting for a container's probes ended.
 pub(crate) enum Asked {
-    Passed,
+    /// After this time since its start.
+    Passed(Duration),
     NotPassed(NotPassed),
     Exited(ExitStatus),
     /// The pod ended, and everything in it.
@@ -181,8 +182,8 @@ impl<'a> ContainerRun<'a> {
             asked = asking => asked,
         };
         let (asked, look) = match asked {
-            None if self.plan.name == APP => (Asked::Passed, AFTER_PASS),
-            None => return Asked::Passed,
+            None if self.plan.name == APP => (Asked::Passed(self.age()), AFTER_PASS),
+            None => return Asked::Passed(self.age()),
             // The last attempt may have failed because the process was just ending: its end says more.
             Some(not_passed) => (Asked::NotPassed(not_passed), AFTER_FAILURE),
         };
@@ -209,7 +210,12 @@ impl<'a> ContainerRun<'a> {
             if told.is_none() || timeout == plan.timing.timeout || !outcome.is_timeout() {
                 told = Some(outcome.clone());
             }
-            match schedule.after(at, now, outcome == Outcome::Passed) {
+            let answer = match outcome {
+                Outcome::Passed => Answer::Passed,
+                Outcome::Refused => Answer::Refused,
+                _ => Answer::Failed,
+            };
+            match schedule.after(at, now, answer) {
                 Next::Passed => return None,
                 Next::GaveUp(why) => {
                     // The whole wait is the user's: the app may still end by itself until then.

@@ -21,9 +21,9 @@ pub(crate) const DEFAULT_INTERVAL: Duration = Duration::from_secs(2);
 pub(crate) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Wall clock for the whole wait for the app, where nothing says otherwise.
 pub(crate) const DEFAULT_WITHIN: Duration = Duration::from_secs(120);
-/// Time between the first two attempts.
+/// The least time between two attempts of which the app knows.
 pub(crate) const FIRST_DELAY: Duration = Duration::from_millis(10);
-/// How requests back off: in eighths.
+/// How requests back off: eighths of the time that has passed.
 pub(crate) const REQUEST_GROWTH: u32 = 1;
 /// Each is a process, beside an app that is starting: it doubles.
 pub(crate) const EXEC_GROWTH: u32 = 8;

@@ -53,7 +53,7 @@ pub use reached::{ContainerReached, Explained, NetworkReport};
 pub use request::{GateRequest, PlanError, plan};
 pub use resolve::{ResolveError, ResolveInput, resolve, service_images};
 pub use runner::{RunEnvironment, RunError, run};
-pub use schedule::{GaveUp, Next, Schedule, Timing};
+pub use schedule::{Answer, GaveUp, Next, Schedule, Timing};
 pub use verdict::{
     Decision, ExitReason, Inconclusive, Instability, OutOfMemory, ProbeVerdict, PublishedPort,
     Reason, ServiceProblem, ServiceVerdict, Timings, VariantVerdict, Verdict,

@@ -1,19 +1,25 @@
 //! When to ask next and when to stop: a state machine without I/O and without a clock.
 //!
 //! Attempts start close together and back off to the interval, so that the measured time to healthy is the
-//! app's and not the poll's. Times are durations since the container started.
+//! app's and not the poll's: each waits for a share of the time that has passed. Times are durations since the
+//! container started.
 
 use std::time::Duration;
+
+/// The least time after a refusal.
+const REFUSED_DELAY: Duration = Duration::from_millis(4);
+/// What part of the time that has passed is waited for after a refusal, which costs the app nothing.
+const REFUSED_PART: u32 = 16;
 
 /// How often to ask, how long, and how many failures are too many.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Timing {
     /// Time between attempts, once backed off.
     pub interval: Duration,
-    /// Time between the first two attempts.
+    /// The least time between two attempts of which the app knows.
     pub first_delay: Duration,
-    /// By how many eighths of itself that time grows with each attempt, up to `interval`. With one, an app that is ready
-    /// is asked within an eighth of the time that it took.
+    /// How many eighths of the time that has passed are waited for after such an attempt, up to `interval`. With one, an
+    /// app that is ready is asked within an eighth of the time that it took; with eight, times double.
     pub growth: u32,
     /// Time one attempt may take.
     pub timeout: Duration,
@@ -33,6 +39,17 @@ pub struct Retries {
     pub count: u32,
     /// Time in which failures do not count.
     pub start_period: Duration,
+}
+
+/// What came of an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// What was wanted.
+    Passed,
+    /// Anything else.
+    Failed,
+    /// Nothing listens: the kernel answered, and the app knows nothing of it.
+    Refused,
 }
 
 /// What to do next.
@@ -59,7 +76,6 @@ pub enum GaveUp {
 #[derive(Clone, Debug)]
 pub struct Schedule {
     timing: Timing,
-    delay: Duration,
     failures: u32,
     successes: u32,
     next_counted: Duration,
@@ -74,7 +90,6 @@ impl Schedule {
             .map_or(Duration::ZERO, |r| r.start_period);
         let next_counted = start.saturating_add(timing.interval);
         Self {
-            delay: timing.first_delay.min(timing.interval),
             failures: 0,
             successes: 0,
             next_counted,
@@ -83,8 +98,8 @@ impl Schedule {
     }
 
     /// What follows an attempt that began at `began` and ended at `now`.
-    pub fn after(&mut self, began: Duration, now: Duration, success: bool) -> Next {
-        if success {
+    pub fn after(&mut self, began: Duration, now: Duration, answer: Answer) -> Next {
+        if answer == Answer::Passed {
             self.successes += 1;
             if self.successes >= self.timing.successes {
                 return Next::Passed;
@@ -105,10 +120,15 @@ impl Schedule {
                 return Next::GaveUp(GaveUp::Retries);
             }
         }
-        let at = began.saturating_add(self.delay).max(now);
-        let longer = self.delay / 8 * self.timing.growth;
-        self.delay = self.delay.saturating_add(longer).min(self.timing.interval);
-        self.ask_at(at)
+        let delay = match answer {
+            Answer::Refused => REFUSED_DELAY.max(began / REFUSED_PART),
+            _ => {
+                let part = (began / 8).saturating_mul(self.timing.growth);
+                self.timing.first_delay.max(part)
+            }
+        };
+        let delay = delay.min(self.timing.interval);
+        self.ask_at(began.saturating_add(delay).max(now))
     }
 
     fn ask_at(&self, at: Duration) -> Next {
@@ -152,12 +172,20 @@ mod tests {
 
     /// Runs a schedule whose attempts take `cost` and always fail; the times of the attempts and the end.
     fn run_failing(timing: Timing, cost: Duration) -> (Vec<Duration>, Duration, GaveUp) {
+        run_answered(timing, cost, Answer::Failed)
+    }
+
+    fn run_answered(
+        timing: Timing,
+        cost: Duration,
+        answer: Answer,
+    ) -> (Vec<Duration>, Duration, GaveUp) {
         let mut schedule = Schedule::new(timing);
         let (mut now, mut asked) = (Duration::ZERO, Vec::new());
         loop {
             asked.push(now);
             let end = now + cost.min(schedule.timeout_at(now));
-            match schedule.after(now, end, false) {
+            match schedule.after(now, end, answer) {
                 Next::AskAt(at) => now = at,
                 Next::GaveUp(why) => return (asked, end, why),
                 Next::Passed => unreachable!("every attempt fails"),
@@ -169,7 +197,7 @@ mod tests {
     fn attempts_back_off_to_the_interval_and_stop_at_the_limit() {
         let (asked, end, why) = run_failing(timing(None), Duration::ZERO);
         let millis: Vec<_> = asked.iter().take(10).map(Duration::as_millis).collect();
-        assert_eq!(millis, [0, 10, 30, 70, 150, 310, 630, 1270, 2550, 4550]);
+        assert_eq!(millis, [0, 10, 20, 40, 80, 160, 320, 640, 1280, 2560]);
         assert_eq!(why, GaveUp::Within);
         assert!(
             end < Duration::from_secs(120) && end >= Duration::from_secs(117),
@@ -185,13 +213,32 @@ mod tests {
         };
         let (asked, ..) = run_failing(requests, Duration::ZERO);
         let millis: Vec<_> = asked.iter().take(6).map(Duration::as_millis).collect();
-        assert_eq!(millis, [0, 10, 21, 33, 48, 64]);
+        assert_eq!(millis, [0, 10, 20, 30, 40, 50]);
         for pair in asked.windows(2) {
             let gap = pair[1] - pair[0];
-            let most = (pair[0] / 8 + Duration::from_millis(10)).min(Duration::from_secs(2));
+            let part = (pair[0] / 8).max(Duration::from_millis(10));
+            let most = part.min(Duration::from_secs(2));
             assert!(gap <= most, "{gap:?} after {:?}", pair[0]);
         }
         assert!(asked.len() < 120, "{}", asked.len());
+    }
+
+    #[test]
+    fn after_a_refusal_the_next_comes_within_a_sixteenth_of_the_time_that_has_passed() {
+        let (asked, ..) = run_answered(timing(None), Duration::ZERO, Answer::Refused);
+        let millis: Vec<_> = asked.iter().take(4).map(Duration::as_millis).collect();
+        assert_eq!(millis, [0, 4, 8, 12]);
+        for pair in asked.windows(2) {
+            let part = (pair[0] / 16).max(Duration::from_millis(4));
+            assert_eq!(pair[1] - pair[0], part.min(Duration::from_secs(2)));
+        }
+        assert!(asked.len() < 180, "{}", asked.len());
+        let often = Timing {
+            interval: Duration::from_millis(1),
+            ..timing(None)
+        };
+        let (asked, ..) = run_answered(often, Duration::ZERO, Answer::Refused);
+        assert_eq!(asked[1], Duration::from_millis(1), "the interval is kept");
     }
 
     #[test]
@@ -218,15 +265,15 @@ mod tests {
         let mut schedule = Schedule::new(three);
         let mut now = Duration::ZERO;
         let mut asked = Vec::new();
-        for success in [true, true, false, true, true, true] {
+        use Answer::{Failed, Passed};
+        for answer in [Passed, Passed, Failed, Passed, Passed, Passed] {
             asked.push(now.as_millis());
-            match schedule.after(now, now, success) {
+            match schedule.after(now, now, answer) {
                 Next::AskAt(at) => now = at,
                 next => assert_eq!(next, Next::Passed),
             }
         }
-        // The failure at 4 s is asked about again at once, as any first failure is.
-        assert_eq!(asked, [0, 2_000, 4_000, 4_010, 6_010, 8_010]);
+        assert_eq!(asked, [0, 2_000, 4_000, 6_000, 8_000, 10_000]);
     }
 
     #[test]
@@ -241,14 +288,14 @@ mod tests {
         });
         let second = Duration::from_secs(1);
         assert!(matches!(
-            schedule.after(second, second, false),
+            schedule.after(second, second, Answer::Failed),
             Next::AskAt(_)
         ));
         assert!(matches!(
-            schedule.after(second * 2, second * 2, true),
+            schedule.after(second * 2, second * 2, Answer::Passed),
             Next::AskAt(_)
         ));
-        let after = schedule.after(second * 4, second * 4, false);
+        let after = schedule.after(second * 4, second * 4, Answer::Failed);
         assert_eq!(after, Next::GaveUp(GaveUp::Retries));
     }
 
@@ -271,7 +318,7 @@ mod tests {
             prop_assert!(end <= timing.within);
             prop_assert!(asked.is_sorted());
             let mut schedule = Schedule::new(timing);
-            prop_assert_eq!(schedule.after(Duration::ZERO, Duration::MAX, true), Next::Passed);
+            prop_assert_eq!(schedule.after(Duration::ZERO, Duration::MAX, Answer::Passed), Next::Passed);
         }
     }
 }

@@ -34,14 +34,19 @@ impl Variant<'_> {
         };
         let judged = async {
             match self.plan.expect.completion {
-                Some(completion) => self.complete(app, completion, sandbox, &observe).await,
+                Some(completion) => {
+                    let decision = self.complete(app, completion, sandbox, &observe).await;
+                    (decision, app.age())
+                }
                 None => self.serve(app, sandbox, &observe).await,
             }
         };
-        let decision = tokio::select! {
+        let (decision, after) = tokio::select! {
             biased;
-            decision = judged => decision,
-            offence = app.watch.wait_for_offence() => Decision::Failed(Reason::Logged(offence)),
+            decided = judged => decided,
+            offence = app.watch.wait_for_offence() => {
+                (Decision::Failed(Reason::Logged(offence)), app.age())
+            }
         };
         verdict.decision = match (decision, sandbox.exceeded_memory(&self.plan.app.name)) {
             // However it showed: this is what there is to correct.
@@ -54,7 +59,7 @@ impl Variant<'_> {
             }
             (decision, _) => decision,
         };
-        verdict.timings.probe = Some(app.age());
+        verdict.timings.probe = Some(after);
         verdict.exit = app.process.exit_status();
         verdict.reached_pids = sandbox.reached_pids(&self.plan.app.name);
         let attempts = attempts
@@ -65,34 +70,38 @@ impl Variant<'_> {
         }
     }
 
-    /// Judges an app that is to keep running.
+    /// Judges an app that is to keep running, and says when its probes had passed or were given up.
     async fn serve(
         &self,
         app: &ContainerRun<'_>,
         sandbox: &Sandbox,
         observe: &(dyn Fn(usize, Observation) + Sync),
-    ) -> Decision {
-        let asked = app.ask_all(sandbox, observe).await;
-        let after = app.age();
-        match asked {
-            Asked::Passed => {}
-            other => return self.not_passed(other, after, sandbox).await,
-        }
+    ) -> (Decision, Duration) {
+        let after = match app.ask_all(sandbox, observe).await {
+            Asked::Passed(after) => after,
+            other => {
+                let after = app.age();
+                return (self.not_passed(other, after, sandbox).await, after);
+            }
+        };
         let Some(wanted) = self.plan.expect.stays_healthy else {
-            return Decision::Passed;
+            return (Decision::Passed, after);
         };
         let stayed = app.stay_healthy(wanted, sandbox, observe).await;
         let why = match stayed {
-            Stayed::Healthy => return Decision::Passed,
-            Stayed::Lost(error) => return Decision::Inconclusive(Inconclusive::Host(error)),
+            Stayed::Healthy => return (Decision::Passed, after),
+            Stayed::Lost(error) => {
+                return (Decision::Inconclusive(Inconclusive::Host(error)), after);
+            }
             Stayed::Failed(probe, outcome) => Instability::Probe { probe, outcome },
             Stayed::Exited(status) => Instability::Exited(status),
         };
-        Decision::Failed(Reason::NotStable {
+        let unstable = Reason::NotStable {
             healthy: app.age().saturating_sub(after),
             wanted,
             why,
-        })
+        };
+        (Decision::Failed(unstable), after)
     }
 
     /// Judges an app that is to run to its end: every probe passes before it, and the exit code is the one wanted.
@@ -112,7 +121,7 @@ impl Variant<'_> {
         };
         let run = async {
             match app.ask_all(sandbox, &note).await {
-                Asked::Passed => app.process.clone().wait().await.into(),
+                Asked::Passed(_) => app.process.clone().wait().await.into(),
                 other => other,
             }
         };
@@ -157,7 +166,7 @@ impl Variant<'_> {
     /// What the end of the asking means.
     async fn not_passed(&self, asked: Asked, after: Duration, sandbox: &Sandbox) -> Decision {
         match asked {
-            Asked::Passed => Decision::Passed,
+            Asked::Passed(_) => Decision::Passed,
             Asked::Exited(status) => Decision::Failed(Reason::Exited(ExitReason { status, after })),
             Asked::Lost(error) => Decision::Inconclusive(Inconclusive::Host(error)),
             Asked::NotPassed(not_passed) => {

@@ -131,7 +131,7 @@ impl<'a> Variant<'a> {
             };
         }
         match run.ask_all(sandbox, &|_, _| {}).await {
-            Asked::Passed => {}
+            Asked::Passed(_) => {}
             Asked::Exited(status) => return Some(service_exited(service, run, sandbox, status)),
             Asked::Lost(error) => return Some(lost(error)),
             Asked::NotPassed(not_passed) => {
