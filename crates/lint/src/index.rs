@@ -125,10 +125,13 @@ impl Indexer {
                 _ if self.index.texts < MAX_TEXTS => MAX_TEXT,
                 _ => MAX_SHEBANG,
             };
-            let mut chunk = rest;
-            while !chunk.is_empty() && head.len() < most {
+            head.extend_from_slice(&rest[..rest.len().min(most - head.len())]);
+            while head.len() < most {
+                let chunk = data.chunk()?;
+                if chunk.is_empty() {
+                    break;
+                }
                 head.extend_from_slice(&chunk[..chunk.len().min(most - head.len())]);
-                chunk = data.chunk()?;
             }
             head.shrink_to_fit();
             self.index.texts += head.len();

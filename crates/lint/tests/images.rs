@@ -1,16 +1,19 @@
 //! Broken images have the findings that their recipes expect, and no others; images that run have no error or warning.
 
 use std::fs;
-use std::io::BufReader;
+use std::io::{BufReader, Read};
 use std::path::Path;
 
-use smokegate_image::{Image, ImageSource, OpenOptions};
+use smokegate_image::{Image, ImageSource, Layer, OpenOptions};
 use smokegate_lint::{Finding, ImageTree, LayerIndex, Severity, Subject, lint};
 use smokegate_rootfs::Limits;
 use smokegate_test_support::{
     BuiltImage, Entry, EntryKind, FileContent, ImageFixture, LayerContent, Need, debian_image,
     fixture_dir, require,
 };
+
+/// Layers below this size are read in small pieces too.
+const IN_PIECES: usize = 4 << 20;
 
 fn findings(image: &BuiltImage) -> Vec<Finding> {
     findings_on(image, None)
@@ -25,17 +28,28 @@ fn findings_on(image: &BuiltImage, cpu_level: Option<u8>) -> Vec<Finding> {
     options.require_platform = false;
     let image = Image::open(&ImageSource::Path(archive), &options).unwrap();
     let image = image.selected();
-    let layers = image
-        .layers
-        .iter()
-        .map(|layer| BufReader::new(layer.open_tar().unwrap()))
-        .map(|tar| LayerIndex::read(tar, &Limits::default()).unwrap());
+    let layers = image.layers.iter().map(index);
     let layers: Vec<_> = layers.collect();
     let tree = ImageTree::new(&layers);
     lint(&Subject {
         cpu_level,
         ..Subject::new(&tree, &image.config)
     })
+}
+
+/// The index of a layer, which is the same however its bytes come.
+fn index(layer: &Layer) -> LayerIndex {
+    let mut tar = Vec::new();
+    layer.open_tar().unwrap().read_to_end(&mut tar).unwrap();
+    let index = LayerIndex::read(&tar[..], &Limits::default()).unwrap();
+    if tar.len() < IN_PIECES {
+        for size in [64, 1000] {
+            let pieces = BufReader::with_capacity(size, &tar[..]);
+            let other = LayerIndex::read(pieces, &Limits::default()).unwrap();
+            assert!(other == index, "in pieces of {size}");
+        }
+    }
+    index
 }
 
 fn recipes(dir: &Path) -> Vec<(String, String)> {
