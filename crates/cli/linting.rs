@@ -204,11 +204,11 @@ pub(crate) fn tree(
     limits: &Limits,
     indexes: Option<&IndexStore>,
 ) -> Result<ImageTree, Failure> {
-    let mut read = Vec::new();
+    let mut tree = ImageTree::default();
     for layer in &image.layers {
         let kept = indexes.and_then(|indexes| indexes.get(&layer.diff_id, limits));
         if let Some(index) = kept {
-            read.push(index);
+            tree.add(index);
             continue;
         }
         let index = layer
@@ -223,9 +223,9 @@ pub(crate) fn tree(
             // Without it the next lint reads the layer again.
             let _ = indexes.put(&layer.diff_id, limits, &index);
         }
-        read.push(index);
+        tree.add(index);
     }
-    Ok(ImageTree::new(&read))
+    Ok(tree)
 }
 
 fn scanned(limits: &Limits) -> smokegate_rootfs::Limits {

@@ -8,6 +8,8 @@ use std::cell::Cell;
 
 /// How much of a file's beginning is kept while it is read. The tables of names and versions stand there.
 const HEAD: usize = 16 << 20;
+/// How much memory is kept from one file to the next: most need less.
+const ROOM: usize = 4 << 20;
 /// The largest dynamic section that is kept from further behind.
 const MAX_DYNAMIC: u64 = 1 << 20;
 /// Nobody needs more libraries, or versions of one; a file that says so is broken.
@@ -60,6 +62,7 @@ impl ElfReader {
     /// A file begins, with these bytes.
     pub(crate) fn begin(&mut self, head: &[u8]) {
         self.kept.head.clear();
+        self.kept.head.shrink_to(ROOM);
         self.kept.head.extend_from_slice(head);
         self.kept.dynamic = None;
         self.kept.dynamic_bytes.clear();

@@ -62,7 +62,7 @@ pub(crate) enum Content {
     BrokenElf(String),
     /// Text that is wanted whole: a script, or a file that decides about accounts or libraries.
     Text(Vec<u8>),
-    /// Anything else, by its first bytes.
+    /// Anything else, by its first bytes where it is executable: of others nobody asks what they are.
     Other(Vec<u8>),
     /// A file with holes: what is stored of it is not what a reader would get.
     Sparse,
@@ -91,6 +91,7 @@ impl Indexer {
     fn content<R: BufRead>(
         &mut self,
         path: &[u8],
+        executable: bool,
         data: &mut EntryData<'_, R>,
     ) -> Result<Content, Error> {
         let mut head = Vec::new();
@@ -137,6 +138,9 @@ impl Indexer {
             self.index.texts += head.len();
             return Ok(Content::Text(head));
         }
+        if !executable {
+            head = Vec::new();
+        }
         Ok(Content::Other(head))
     }
 }
@@ -152,7 +156,7 @@ impl LayerVisitor for Indexer {
             EntryKind::File { size, sparse } => {
                 let content = match sparse {
                     Some(_) => Content::Sparse,
-                    None => self.content(&entry.path, data)?,
+                    None => self.content(&entry.path, entry.mode() & 0o111 != 0, data)?,
                 };
                 IndexKind::File(FileSummary {
                     size: *size,

@@ -12,7 +12,7 @@ use smokegate_image::{DiffId, Digest, Limits};
 use crate::index::LayerIndex;
 
 /// Changes with what an index holds, and with how it is read: files of another are not looked at.
-const VERSION: &str = concat!("1-", env!("CARGO_PKG_VERSION"));
+const VERSION: &str = concat!("2-", env!("CARGO_PKG_VERSION"));
 
 /// A directory of indexes, one file for each layer by its DiffID.
 ///

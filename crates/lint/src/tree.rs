@@ -8,7 +8,7 @@ use crate::index::{FileSummary, IndexKind, LayerIndex};
 /// As many as the kernel follows (path_resolution(7)).
 const MAX_LINKS: usize = 40;
 
-/// Everything in an image, by path.
+/// Everything in an image, by path; of an image without layers nothing.
 #[derive(Debug, Default)]
 pub struct ImageTree {
     nodes: BTreeMap<Vec<u8>, Node>,
@@ -63,16 +63,8 @@ const ROOT: Node = Node {
 };
 
 impl ImageTree {
-    /// Joins layers, lowest first (OCI image spec, layer.md).
-    pub fn new<'i>(layers: impl IntoIterator<Item = &'i LayerIndex>) -> Self {
-        let mut tree = Self::default();
-        for layer in layers {
-            tree.apply(layer);
-        }
-        tree
-    }
-
-    fn apply(&mut self, layer: &LayerIndex) {
+    /// Lays a layer over those that were added before it (OCI image spec, layer.md).
+    pub fn add(&mut self, layer: LayerIndex) {
         // Whiteouts are about lower layers only, wherever they stand among the entries.
         let mut hidden = BTreeSet::new();
         let mut opaque = BTreeSet::new();
@@ -91,16 +83,16 @@ impl ImageTree {
         }
         // A hard link may stand before the file it is another name of.
         let mut early = Vec::new();
-        for entry in &layer.entries {
+        for entry in layer.entries {
             let path = self.real_path(&entry.path);
-            let kind = match &entry.kind {
+            let kind = match entry.kind {
                 IndexKind::Whiteout | IndexKind::Opaque => continue,
                 IndexKind::Dir => NodeKind::Dir,
-                IndexKind::File(summary) => NodeKind::File(summary.clone()),
-                IndexKind::Symlink(target) => NodeKind::Symlink(target.clone()),
+                IndexKind::File(summary) => NodeKind::File(summary),
+                IndexKind::Symlink(target) => NodeKind::Symlink(target),
                 IndexKind::Special => NodeKind::Special,
                 IndexKind::Hardlink(target) => {
-                    if !self.link(&path, target) {
+                    if !self.link(&path, &target) {
                         early.push((path, target));
                     }
                     continue;
@@ -119,7 +111,7 @@ impl ImageTree {
             self.nodes.insert(path, node);
         }
         for (path, target) in early {
-            self.link(&path, target);
+            self.link(&path, &target);
         }
     }
 

@@ -28,9 +28,10 @@ fn findings_on(image: &BuiltImage, cpu_level: Option<u8>) -> Vec<Finding> {
     options.require_platform = false;
     let image = Image::open(&ImageSource::Path(archive), &options).unwrap();
     let image = image.selected();
-    let layers = image.layers.iter().map(index);
-    let layers: Vec<_> = layers.collect();
-    let tree = ImageTree::new(&layers);
+    let mut tree = ImageTree::default();
+    for layer in &image.layers {
+        tree.add(index(layer));
+    }
     lint(&Subject {
         cpu_level,
         ..Subject::new(&tree, &image.config)
