@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::BufReader;
 use std::path::PathBuf;
 
-use smokegate_gate::{APP, ContainerPlan, GatePlan, Probe};
+use smokegate_gate::{APP, ContainerPlan, GatePlan, Probe, spawn_courteous};
 use smokegate_image::{Digest, Image, ImageConfig, LayerTap, Limits, PlatformImage, with_causes};
 use smokegate_lint::{Finding, ImageTree, IndexStore, LayerIndex, Severity, Subject, lint};
 use smokegate_rootfs::ErrorKind;
@@ -16,8 +16,6 @@ use crate::failure::Failure;
 use crate::gate_file::Prepared;
 use crate::settings;
 
-/// How much it gives way to the run that it is beside (nice(2)).
-const NICENESS: i32 = 10;
 /// What of a layer is inflated at a time.
 const BUFFER: usize = 256 * 1024;
 
@@ -90,19 +88,12 @@ impl Linting {
     ) -> Self {
         let (image, plan) = (image.clone(), prepared.plan.clone());
         let services = prepared.services.clone();
-        let (sender, receiver) = oneshot::channel();
-        let work = move || {
-            if unpacked.blocking_recv().is_err() {
-                // The run is over before it began.
-                return;
-            }
-            // Of this thread alone, as Linux has it; a refusal costs nothing but the courtesy.
-            let _ = rustix::process::setpriority_process(None, NICENESS);
-            // Whoever waited may be gone.
-            let _ = sender.send(examine(&image, &services, &plan, &settings));
+        let work = move || match unpacked.blocking_recv() {
+            Ok(()) => examine(&image, &services, &plan, &settings),
+            // The run is over before it began.
+            Err(_) => Findings::default(),
         };
-        let thread = std::thread::Builder::new().name("lint".into()).spawn(work);
-        Self(thread.is_ok().then_some(receiver))
+        Self(spawn_courteous("lint", work).ok())
     }
 
     /// Waits for the findings. A run that passes has them too, however fast it was: a receipt says the same each time.

@@ -4,18 +4,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use smokegate_gate::spawn_courteous;
 use smokegate_image::{Error as ImageError, Image, with_causes};
 use smokegate_registry::{Ahead, Publisher, Target};
-use tokio::sync::oneshot;
 
 use crate::args::Compress;
 use crate::failure::Failure;
 use crate::pipeline;
 use crate::printer::Printer;
 use crate::report;
-
-/// How much it gives way to the run that it is beside (nice(2)).
-const NICENESS: i32 = 10;
 
 /// What there is to prepare. When it goes without anything having been published, it says what was sent in vain.
 pub(crate) struct Preparation<'a> {
@@ -115,18 +112,8 @@ impl<'a> Preparation<'a> {
         let Some(compression) = pipeline::compression(self.compress) else {
             return Ok(image);
         };
-        let (sender, receiver) = oneshot::channel();
         let dir = self.spool.clone();
-        let work = move || {
-            // Of this thread and those that it starts, as Linux has it; a refusal costs nothing but the courtesy.
-            let _ = rustix::process::setpriority_process(None, NICENESS);
-            // Whoever waited may be gone.
-            let _ = sender.send(image.recompress(compression, &dir));
-        };
-        // Not one of the runtime's threads: they are used again, and a priority cannot be taken back.
-        std::thread::Builder::new()
-            .name("compress".into())
-            .spawn(work)
+        let receiver = spawn_courteous("compress", move || image.recompress(compression, &dir))
             .map_err(|error| pipeline::no_worker(&error))?;
         let packed = receiver
             .await

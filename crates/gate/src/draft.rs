@@ -122,6 +122,19 @@ pub(crate) fn healthcheck_probe(config: &ImageConfig, within: Duration) -> Optio
 }
 
 /// Docker's times, where the image names none. A zero means the default, as in Docker.
+/// The timing of a request, where nothing says otherwise.
+pub(crate) fn request_timing(within: Duration) -> Timing {
+    Timing {
+        interval: DEFAULT_INTERVAL,
+        first_delay: FIRST_DELAY,
+        growth: REQUEST_GROWTH,
+        timeout: DEFAULT_TIMEOUT,
+        within,
+        retries: None,
+        successes: 1,
+    }
+}
+
 fn healthcheck_timing(healthcheck: &Healthcheck, within: Duration) -> Timing {
     let or = |time: Option<Duration>, default| time.filter(|t| !t.is_zero()).unwrap_or(default);
     Timing {

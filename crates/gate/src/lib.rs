@@ -6,6 +6,7 @@
 
 mod clearance;
 mod container_run;
+mod courteous;
 mod diagnosis;
 mod draft;
 mod egress;
@@ -34,6 +35,7 @@ mod variant;
 mod verdict;
 
 pub use clearance::{Blocked, Cleared};
+pub use courteous::spawn_courteous;
 pub use diagnosis::LogSlice;
 pub use egress::{Destination, EgressConnection};
 pub use event::Event;

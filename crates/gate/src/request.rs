@@ -5,8 +5,8 @@ use std::time::Duration;
 use smokegate_image::ImageConfig;
 
 use crate::draft::{
-    DEFAULT_INTERVAL, DEFAULT_TIMEOUT, DEFAULT_WITHIN, Draft, FIRST_DELAY, REQUEST_GROWTH,
-    default_port, exposed_port, healthcheck_probe, merge_env,
+    DEFAULT_INTERVAL, DEFAULT_WITHIN, Draft, default_port, exposed_port, healthcheck_probe,
+    merge_env, request_timing,
 };
 use crate::gate_file::{Egress, Network};
 use crate::plan::{ExpectPlan, GatePlan, Probe, ProbePlan, VariantPlan};
@@ -172,12 +172,7 @@ pub(crate) fn default_probe(
     }
     let timing = Timing {
         interval: request.interval.unwrap_or(DEFAULT_INTERVAL),
-        first_delay: FIRST_DELAY,
-        growth: REQUEST_GROWTH,
-        timeout: DEFAULT_TIMEOUT,
-        within,
-        retries: None,
-        successes: 1,
+        ..request_timing(within)
     };
     Ok(ProbePlan {
         name: None,

@@ -14,8 +14,8 @@ use smokegate_image::ImageConfig;
 use smokegate_sandbox::{HostPath, HostPathError, SecretValue};
 
 use crate::draft::{
-    DEFAULT_INTERVAL, DEFAULT_TIMEOUT, DEFAULT_WITHIN, Draft, EXEC_GROWTH, FIRST_DELAY,
-    REQUEST_GROWTH, clean, default_port, exposed_port, healthcheck_probe, merge_env,
+    DEFAULT_WITHIN, Draft, EXEC_GROWTH, clean, default_port, exposed_port, healthcheck_probe,
+    merge_env, request_timing,
 };
 use crate::gate_file::{
     BodyCheck as BodyKeys, Container, Diagnostic, GateFile, GateFileError, HttpQuestion, ProbeSpec,
@@ -442,15 +442,7 @@ impl Resolver<'_> {
         port: Option<u16>,
         within: Duration,
     ) -> Option<ProbePlan> {
-        let defaults = Timing {
-            interval: DEFAULT_INTERVAL,
-            first_delay: FIRST_DELAY,
-            growth: REQUEST_GROWTH,
-            timeout: DEFAULT_TIMEOUT,
-            within,
-            retries: None,
-            successes: 1,
-        };
+        let defaults = request_timing(within);
         let (probe, defaults) = match &spec.question {
             Question::Http(http) => (self.http(http, port, spec.span)?, defaults),
             Question::Tcp(port) => (Probe::Tcp { port: port.0 }, defaults),

@@ -8,17 +8,15 @@ use futures_util::StreamExt;
 use smokegate_image::{Blob, Image, Limits, PlatformImage, StageTimes};
 use smokegate_sandbox::{FillError, FilledLayer, FilledStore, IdMap, StoreRequest, fill_store};
 use tokio::sync::mpsc::UnboundedSender;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 
+use crate::courteous::spawn_courteous;
 use crate::event::Event;
 use crate::kept::KeptPod;
 use crate::mask::Mask;
 use crate::plan::GatePlan;
 use crate::variant::Variant;
 use crate::verdict::Verdict;
-
-/// How much reading what the store has already gives way to what runs beside it (nice(2)).
-const NICENESS: i32 = 10;
 
 /// Where a run keeps what it needs, as the caller settled it.
 #[derive(Clone, Debug)]
@@ -237,17 +235,8 @@ async fn verify_cached(image: &PlatformImage, layers: &[FilledLayer]) -> Result<
     if blobs.is_empty() {
         return Ok(());
     }
-    let (sender, read) = oneshot::channel();
-    let work = move || {
-        // Of this thread alone, as Linux has it; a refusal costs nothing but the courtesy.
-        let _ = rustix::process::setpriority_process(None, NICENESS);
-        // Whoever waited may be gone.
-        let _ = sender.send(read_all(&blobs));
-    };
-    let thread = std::thread::Builder::new().name("verify".to_owned());
     let unread = |error: String| FillError::Image(format!("the layers could not be read: {error}"));
-    thread
-        .spawn(work)
+    let read = spawn_courteous("verify", move || read_all(&blobs))
         .map_err(|error| unread(error.to_string()))?;
     match read.await {
         Ok(result) => result.map_err(FillError::Image),

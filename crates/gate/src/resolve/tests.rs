@@ -6,6 +6,7 @@ use smokegate_image::ImageConfig;
 use smokegate_sandbox::{Capability, HostConfig};
 
 use super::*;
+use crate::draft::{FIRST_DELAY, REQUEST_GROWTH};
 use crate::gate_file::ParseOptions;
 
 const FILE: &str = r#"
