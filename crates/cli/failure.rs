@@ -11,7 +11,7 @@ use smokegate_sandbox::{FillError, HostError, Unavailable, Wall, line_of};
 use crate::exit_code::ExitStatus;
 use crate::printer::{Printer, Tone, harmless};
 
-const BUILD_AGAIN: &str = "nothing was run or published; build or copy the image again";
+const BUILD_AGAIN: &str = "nothing was published; build or copy the image again";
 
 /// A failure, ready to be shown.
 #[derive(Debug)]

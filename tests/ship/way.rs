@@ -1,9 +1,15 @@
 //! The way to a registry: certificates of both ends, and proxies.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
-use smokegate_test_support::{Authority, Finished, RunAs, Smokegate, SocksProxy, free_port};
+use smokegate_test_support::{
+    Authority, Finished, Proxy, ProxyKind, RegistryOptions, RunAs, Smokegate, free_port,
+};
 
 use super::{Registry, oci_archive, smokegate, text};
 
@@ -109,23 +115,52 @@ fn registry_real_rootless_client_certificates_are_shown_and_asked_for() {
 
 #[test]
 fn registry_real_rootless_pushes_through_a_socks_proxy() {
-    const NAME: &str = "registry.test";
     let Some(registry) = Registry::with_tls(false) else {
         return;
     };
+    pushes_through(ProxyKind::Socks, &registry, "registry.test:443");
+}
+
+#[test]
+fn registry_real_rootless_pushes_through_the_tunnel_of_an_http_proxy() {
+    let Some(registry) = Registry::with_tls(false) else {
+        return;
+    };
+    pushes_through(ProxyKind::Http, &registry, "registry.test:443");
+}
+
+#[test]
+fn registry_real_rootless_pushes_through_a_proxy_of_plain_http() {
+    let Some(registry) = Registry::start(RegistryOptions::default()) else {
+        return;
+    };
+    pushes_through(ProxyKind::Http, &registry, "registry.test");
+}
+
+/// Pushes to a name that only the proxy can look up; `asked` is what it is told of it.
+fn pushes_through(kind: ProxyKind, registry: &Registry, asked: &str) {
+    const NAME: &str = "registry.test";
+    let is_tls = asked.ends_with(":443");
+    let (scheme, for_scheme) = match kind {
+        ProxyKind::Socks => ("socks5h", "HTTPS_PROXY"),
+        ProxyKind::Http if is_tls => ("http", "HTTPS_PROXY"),
+        ProxyKind::Http => ("http", "HTTP_PROXY"),
+    };
     let to = registry.server.address().parse().unwrap();
-    let proxy = SocksProxy::start(to, Some(("proxy-user", "proxy-s3cret")));
-    let right = format!("socks5h://proxy-user:proxy-s3cret@{}", proxy.address());
-    let wrong = format!("socks5h://proxy-user:proxy-wr0ng@{}", proxy.address());
-    let nobody = format!(
-        "socks5h://proxy-user:proxy-s3cret@127.0.0.1:{}",
-        free_port().unwrap()
+    let proxy = Proxy::start(kind, to, Some(("proxy-user", "proxy-s3cret")));
+    let url =
+        |password: &str, address: String| format!("{scheme}://proxy-user:{password}@{address}");
+    let right = url("proxy-s3cret", proxy.address().to_string());
+    let wrong = url("proxy-wr0ng", proxy.address().to_string());
+    let nobody = url(
+        "proxy-s3cret",
+        format!("127.0.0.1:{}", free_port().unwrap()),
     );
     let cases = [
         ("ALL_PROXY", &right, 0),
-        ("HTTPS_PROXY", &right, 0),
+        (for_scheme, &right, 0),
         ("registries.toml", &right, 0),
-        ("HTTPS_PROXY", &wrong, 6),
+        (for_scheme, &wrong, 6),
         ("registries.toml", &nobody, 6),
     ];
     for (number, (place, url, code)) in cases.into_iter().enumerate() {
@@ -133,8 +168,13 @@ fn registry_real_rootless_pushes_through_a_socks_proxy() {
             return;
         };
         let (image, archive) = oci_archive(&context, "serve");
-        let ca = copy(&context, &registry.server.ca_file());
-        let mut lines = format!("ca-file = '{ca}'\n");
+        let mut lines = match is_tls {
+            true => format!(
+                "ca-file = '{}'\n",
+                copy(&context, &registry.server.ca_file())
+            ),
+            false => "plain-http = true\n".to_owned(),
+        };
         if place == "registries.toml" {
             lines += &format!("proxy = '{url}'\n");
         } else {
@@ -153,23 +193,75 @@ fn registry_real_rootless_pushes_through_a_socks_proxy() {
                 "{shown}"
             );
         }
-        let asked = &proxy.asked()[before..];
+        let seen = &proxy.asked()[before..];
         if code == 0 {
             registry.assert_image(&image);
             assert_eq!(run.stdout, format!("{reference}@{}\n", image.digest()));
             // The name is the proxy's to look up: nobody else knows it.
-            assert!(!asked.is_empty());
-            assert!(
-                asked.iter().all(|one| one == "registry.test:443"),
-                "{asked:?}"
-            );
+            assert!(!seen.is_empty());
+            assert!(seen.iter().all(|one| one == asked), "{seen:?}");
         } else {
-            assert!(asked.is_empty());
-            assert!(
-                cause(&run).to_lowercase().contains("socks"),
-                "{}",
-                run.stderr
-            );
+            assert!(seen.is_empty());
+            // Which proxy, and where it may have come from.
+            let address = url.rsplit('@').next().unwrap();
+            let named = format!("the proxy {scheme}://{address}");
+            assert!(cause(&run).contains(&named), "{}", run.stderr);
+            assert!(run.stderr.contains("`HTTPS_PROXY`"), "{}", run.stderr);
         }
     }
+}
+
+/// Pushes to a registry that does not work, and looks at what is said of it.
+fn gives_up(address: SocketAddr, lines: &str, said: &str) {
+    let Some(context) = smokegate(RunAs::OrdinaryUser) else {
+        return;
+    };
+    let (_, archive) = oci_archive(&context, "serve");
+    let config = settings(&context, &address.to_string(), lines);
+    let reference = format!("{address}/team/app:v1");
+    let words = ["push", text(&archive), "--tag", &reference];
+    let more = ["--registry-config", text(&config)];
+    let run = context.run(words.iter().chain(&more));
+    assert_eq!(run.code(), Some(6), "{}", run.stderr);
+    assert!(cause(&run).contains(said), "{}", run.stderr);
+}
+
+#[test]
+fn rootless_a_registry_that_takes_no_connection_is_given_up() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    // With a full queue the kernel lets further connections wait.
+    rustix::net::listen(&listener, 0).unwrap();
+    let _queued = TcpStream::connect(address).unwrap();
+    gives_up(
+        address,
+        "connect-timeout = \"200ms\"\n",
+        "deadline has elapsed",
+    );
+}
+
+#[test]
+fn rootless_an_answer_that_takes_too_long_is_given_up() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            // Never silent for long, and never done.
+            thread::spawn(move || {
+                // Before a request an answer to it would be refused.
+                let mut sent = stream
+                    .read(&mut [0; 4096])
+                    .and_then(|_| stream.write_all(b"HTTP/1.1 200 OK\r\n"));
+                while sent.is_ok() {
+                    thread::sleep(Duration::from_millis(50));
+                    sent = stream.write_all(b"X: y\r\n");
+                }
+            });
+        }
+    });
+    gives_up(
+        address,
+        "total-timeout = \"300ms\"\n",
+        "operation timed out",
+    );
 }

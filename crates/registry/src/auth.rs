@@ -23,6 +23,7 @@ pub(crate) use credential::Secret;
 pub(crate) use store::CredentialStore;
 pub use store::{CredentialEnvironment, CredentialError};
 
+use crate::client::Client;
 use crate::ecr::EcrHost;
 use crate::{Error, RegistryOptions};
 use bearer::TokenService;
@@ -94,7 +95,7 @@ impl Authenticator {
     pub(crate) fn new(
         registry: &str,
         store: Arc<CredentialStore>,
-        http: reqwest::Client,
+        http: Client,
         options: Arc<RegistryOptions>,
     ) -> Self {
         Self {

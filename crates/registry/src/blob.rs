@@ -289,12 +289,7 @@ impl Repository {
             .body(reqwest::Body::wrap_stream(body));
         let access = Access::push(&self.name);
         let (request, used) = self.authorize(request, &url, &access).await?;
-        let idle = self.registry.options.idle_timeout;
-        let exchange = Exchange {
-            method: Method::PUT,
-            url,
-            idle,
-        };
+        let exchange = self.exchange(Method::PUT, url);
         let answer = watched(request, &exchange, progress, size).await?;
         let answer = self.checked(answer, &access, used.as_ref()).await?;
         match answer.status() {
@@ -336,7 +331,7 @@ impl Repository {
         let request = self.request(Method::DELETE, location.clone());
         if let Ok((request, _)) = self.authorize(request, location, &access).await {
             let idle = self.registry.options.idle_timeout;
-            if let Err(error) = crate::transport::send(request, idle).await {
+            if let Err(error) = self.registry.http.send(request, idle).await {
                 tracing::debug!(%error, url = shown(location), "the session was not cancelled");
             }
         }

@@ -19,7 +19,7 @@ use crate::auth::Access;
 use crate::blob::watched;
 use crate::blob_body::{BlobBody, Progress};
 use crate::location::resolve;
-use crate::transport::{Answer, Exchange, Repository};
+use crate::transport::{Answer, Repository};
 
 impl Repository {
     /// Sends `body`, the bytes of `blob`, in requests of at most `chunk` bytes.
@@ -93,11 +93,7 @@ impl Repository {
     ) -> Result<Answer, Error> {
         let access = Access::push(&self.name);
         let (request, used) = self.authorize(request, url, &access).await?;
-        let exchange = Exchange {
-            method,
-            url: url.clone(),
-            idle: self.registry.options.idle_timeout,
-        };
+        let exchange = self.exchange(method, url.clone());
         let answer = watched(request, &exchange, progress, sent).await?;
         self.checked(answer, &access, used.as_ref()).await
     }

@@ -55,12 +55,14 @@ pub enum Error {
     #[error(transparent)]
     Credential(#[from] CredentialError),
     /// A request that got no answer.
-    #[error("no answer to {method} {url}")]
+    #[error("no answer to {method} {url}{}", .proxy.as_ref().map_or_else(String::new, |proxy| format!(" through the proxy {proxy}")))]
     Request {
         /// The method.
         method: Method,
         /// The URL without its query.
         url: String,
+        /// The proxy that was asked, without credentials.
+        proxy: Option<String>,
         /// Why not.
         #[source]
         source: reqwest::Error,
@@ -85,6 +87,16 @@ pub enum Error {
         url: String,
         /// For how long.
         idle: Duration,
+    },
+    /// A proxy that does not let us through (407).
+    #[error("the proxy {proxy} wants a name and a password for {method} {url}, or others")]
+    ProxyRefused {
+        /// The method.
+        method: Method,
+        /// The URL without its query.
+        url: String,
+        /// The proxy, without credentials.
+        proxy: String,
     },
     /// An answer that says no.
     #[error("the registry answered {} to {method} {url}{detail}", .status.as_u16())]
@@ -327,6 +339,14 @@ pub enum Error {
     },
 }
 
+/// What to look at where nobody answers.
+pub(crate) const WAY: &str =
+    "look for a way to the registry from here: name service, firewall, `HTTPS_PROXY`";
+/// Where a proxy is set, and how.
+const PROXY: &str = "a proxy is named by `HTTPS_PROXY`, `HTTP_PROXY` or `ALL_PROXY`, or by `proxy` in registries.toml, with a \
+                     name and a password where it wants them: http://NAME:PASSWORD@HOST:PORT; `NO_PROXY` names the hosts that \
+                     are reached without one";
+
 impl Error {
     /// Whose fault it is.
     pub fn kind(&self) -> ErrorKind {
@@ -344,12 +364,18 @@ impl Error {
     /// What can be done about it, where that is known.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
-            Self::Request { source, .. } => match tls_problem(source)? {
-                rustls::Error::InvalidCertificate(_) => Some(
+            Self::Request { source, proxy, .. } => match tls_problem(source) {
+                Some(rustls::Error::InvalidCertificate(_)) => Some(
                     "if an authority of your own signed the registry's certificate, name it with `--ca-file`",
                 ),
-                _ => Some("if the registry serves plain HTTP, say so with `--plain-http`"),
+                Some(_) => Some("if the registry serves plain HTTP, say so with `--plain-http`"),
+                None if source.is_connect() => Some(match proxy {
+                    Some(_) => PROXY,
+                    None => WAY,
+                }),
+                None => None,
             },
+            Self::ProxyRefused { .. } => Some(PROXY),
             Self::ClientUnknown { .. } => Some(
                 "name the certificate and its key for this registry in registries.toml: `client-certificate` and `client-key`",
             ),
@@ -385,6 +411,15 @@ impl Error {
                 Some("log in with `docker login` or `podman login`, or set `DOCKER_AUTH_CONFIG`")
             }
             _ => None,
+        }
+    }
+
+    /// Whether it is the way to the registry that is at fault, as far as one can see from here.
+    pub(crate) fn is_of_the_way(&self) -> bool {
+        match self {
+            Self::Request { source, .. } => tls_problem(source).is_none(),
+            Self::Stalled { .. } | Self::ProxyRefused { .. } => true,
+            _ => false,
         }
     }
 
@@ -472,7 +507,7 @@ mod tests {
 
     use super::*;
     use crate::RegistryOptions;
-    use crate::transport::{Clients, send};
+    use crate::client::Clients;
 
     #[tokio::test]
     async fn plain_http_behind_an_https_url_is_said_and_not_retried() {
@@ -487,9 +522,10 @@ mod tests {
                 .unwrap();
         });
         let clients = Clients::new(&RegistryOptions::default()).unwrap();
-        let error = send(clients.direct.get(url), Duration::from_secs(20))
-            .await
-            .unwrap_err();
+        let client = &clients.direct;
+        let request = client.request(Method::GET, url.parse().unwrap());
+        let error = client.send(request, Duration::from_secs(20)).await;
+        let error = error.unwrap_err();
         assert!(!error.is_transient(), "{error:?}");
         assert!(
             error

@@ -12,6 +12,7 @@ mod blob_body;
 mod blob_chunks;
 mod blob_file;
 mod blob_source;
+mod client;
 mod ecr;
 mod error;
 mod journal;

@@ -1,5 +1,6 @@
 //! Why an image could not be pulled, and what can be done about it.
 
+use crate::error::WAY;
 use crate::{Error, ErrorKind};
 
 /// An image in a registry that could not be had. Nothing was run or written but to the directory of the pull.
@@ -45,13 +46,12 @@ impl PullError {
                 500.. => "the registry is ill; run again later".to_owned(),
                 _ => return None,
             },
-            Error::Request { .. } | Error::Stalled { .. } => match self.source.hint() {
-                Some(hint) => hint.to_owned(),
-                None => format!(
-                    "is there a way to the registry from here (name service, firewall, HTTPS_PROXY)? where there is \
-                     none, bring the image along: skopeo copy docker://{reference} oci-archive:FILE"
-                ),
-            },
+            error if error.is_of_the_way() => {
+                let way = error.hint().unwrap_or(WAY);
+                format!(
+                    "{way}; without one, bring the image along: skopeo copy docker://{reference} oci-archive:FILE"
+                )
+            }
             Error::Content { .. } | Error::Image(_) => {
                 "nothing was run or published; push the image again".to_owned()
             }

@@ -4,8 +4,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use crate::auth::CredentialStore;
+use crate::client::Clients;
 use crate::ecr::Ecr;
-use crate::transport::{Clients, Registry, Repository};
+use crate::transport::{Registry, Repository};
 use crate::{CredentialEnvironment, Error, RegistryOptions};
 
 /// Every registry that was named so far.

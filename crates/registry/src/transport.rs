@@ -1,4 +1,4 @@
-//! HTTP to one registry: authorised, retried, bounded. HTTP/1.1 only, a connection for each upload.
+//! HTTP to one registry: authorised, retried, bounded.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -6,86 +6,16 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use reqwest::header::{AUTHORIZATION, HeaderMap};
-use reqwest::{Client, ClientBuilder, Method, RequestBuilder, Response, StatusCode, Url};
+use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
 
 use crate::auth::{Access, Authenticator, CredentialStore};
+use crate::client::{Client, Clients};
 use crate::ecr::EcrHost;
 use crate::error::is_client_unknown;
-use crate::location::{is_loopback, redirects, same_origin, shown};
+use crate::location::{is_loopback, same_origin, shown};
 use crate::retry::Backoff;
 use crate::wire_error::{READ_LIMIT, WireError, retry_after};
-use crate::{Error, RegistryOptions, tls};
-
-/// The clients that every registry of a run shares.
-#[derive(Clone, Debug)]
-pub(crate) struct Clients {
-    /// Honours the system's proxies.
-    proxied: Client,
-    /// For loopback, which a proxy cannot reach: docker never asks one either.
-    pub(crate) direct: Client,
-}
-
-impl Clients {
-    pub(crate) fn new(options: &RegistryOptions) -> Result<Self, Error> {
-        let build =
-            |builder: ClientBuilder| builder.build().map_err(|source| Error::Client { source });
-        let tls = tls::client_config(options)?;
-        // A proxy that was named for a registry is asked for loopback too.
-        let mut direct = client(options, tls.clone())?;
-        if options.proxy.is_none() {
-            direct = direct.no_proxy();
-        }
-        Ok(Self {
-            proxied: build(client(options, tls)?)?,
-            direct: build(direct)?,
-        })
-    }
-
-    /// The one for a URL.
-    pub(crate) fn for_url(&self, url: &Url) -> &Client {
-        if is_loopback(url) {
-            &self.direct
-        } else {
-            &self.proxied
-        }
-    }
-}
-
-fn client(options: &RegistryOptions, tls: rustls::ClientConfig) -> Result<ClientBuilder, Error> {
-    let mut builder = Client::builder();
-    if let Some(proxy) = &options.proxy {
-        let proxy = reqwest::Proxy::all(proxy).map_err(|source| Error::Client {
-            source: source.without_url(),
-        })?;
-        builder = builder.proxy(proxy);
-    }
-    if let Some(total) = options.total_timeout {
-        builder = builder.timeout(total);
-    }
-    Ok(builder
-        .user_agent(concat!("smokegate/", env!("CARGO_PKG_VERSION")))
-        .tls_backend_preconfigured(tls)
-        .http1_only()
-        .referer(false)
-        .redirect(redirects())
-        .connect_timeout(options.connect_timeout))
-}
-
-/// Sends one request, once. The time limit is on silence, so it does not suit a streamed body.
-pub(crate) async fn send(request: RequestBuilder, idle: Duration) -> Result<Answer, Error> {
-    let (client, request) = request.build_split();
-    let request = request.map_err(|source| Error::Client { source })?;
-    let exchange = Exchange {
-        method: request.method().clone(),
-        url: request.url().clone(),
-        idle,
-    };
-    match tokio::time::timeout(idle, client.execute(request)).await {
-        Ok(Ok(response)) => Ok(Answer { exchange, response }),
-        Ok(Err(source)) => Err(exchange.failed(source)),
-        Err(_) => Err(exchange.stalled()),
-    }
-}
+use crate::{Error, RegistryOptions};
 
 /// What a request was, for errors about it.
 #[derive(Clone, Debug)]
@@ -93,6 +23,8 @@ pub(crate) struct Exchange {
     pub(crate) method: Method,
     pub(crate) url: Url,
     pub(crate) idle: Duration,
+    /// Whom the request goes through.
+    pub(crate) proxy: Option<String>,
 }
 
 impl Exchange {
@@ -110,6 +42,7 @@ impl Exchange {
         Error::Request {
             method,
             url,
+            proxy: self.proxy.clone(),
             source,
         }
     }
@@ -183,12 +116,20 @@ impl Answer {
             // What is said about another refusal matters less than that it was one.
             Err(_) => Vec::new(),
         };
+        let method = self.exchange.method;
+        let url = shown(&self.exchange.url);
+        // No registry answers so (RFC 9110, 15.5.8).
+        if self.response.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED
+            && let Some(proxy) = self.exchange.proxy
+        {
+            return Error::ProxyRefused { method, url, proxy };
+        }
         Error::Refused {
-            status: self.status(),
-            retry_after: retry_after(self.headers(), SystemTime::now()),
+            status: self.response.status(),
+            retry_after: retry_after(self.response.headers(), SystemTime::now()),
             detail: WireError::parse(&body),
-            method: self.exchange.method,
-            url: shown(&self.exchange.url),
+            method,
+            url,
         }
     }
 
@@ -219,7 +160,7 @@ impl Answer {
 pub(crate) struct Registry {
     name: String,
     base: Url,
-    http: Client,
+    pub(crate) http: Client,
     authenticator: Authenticator,
     pub(crate) options: Arc<RegistryOptions>,
     /// The largest body that was not refused for its size.
@@ -358,6 +299,12 @@ impl Repository {
         self.registry.http.request(method, url)
     }
 
+    /// What a request is, for one that is not sent by [`Client::send`].
+    pub(crate) fn exchange(&self, method: Method, url: Url) -> Exchange {
+        let idle = self.registry.options.idle_timeout;
+        self.registry.http.exchange(method, url, idle)
+    }
+
     /// The header for a request to `url`, which is none for another host: a presigned URL is its own credential.
     pub(crate) async fn authorize(
         &self,
@@ -411,7 +358,7 @@ impl Repository {
         let (mut challenged, mut refreshed) = (false, false);
         loop {
             let (request, used) = self.authorize(build(), &self.registry.base, access).await?;
-            let answer = send(request, idle).await?;
+            let answer = self.registry.http.send(request, idle).await?;
             match answer.status() {
                 StatusCode::UNAUTHORIZED if !challenged => {
                     challenged = true;

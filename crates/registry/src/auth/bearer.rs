@@ -9,9 +9,10 @@ use reqwest::{Method, Url};
 
 use super::basic;
 use super::credential::{Credential, Secret};
+use crate::client::Client;
 use crate::location::{is_loopback, shown};
 use crate::retry::Backoff;
-use crate::{Error, RegistryOptions, transport};
+use crate::{Error, RegistryOptions};
 
 const ANSWER_LIMIT: usize = 1024 * 1024;
 const CLIENT_ID: &str = "smokegate";
@@ -21,7 +22,7 @@ const DEFAULT_LIFE: u64 = 60;
 /// Fetches tokens for one registry.
 pub(crate) struct TokenService {
     registry: String,
-    http: reqwest::Client,
+    http: Client,
     options: Arc<RegistryOptions>,
 }
 
@@ -41,11 +42,7 @@ pub(crate) fn header(token: &Secret) -> Result<HeaderValue, String> {
 }
 
 impl TokenService {
-    pub(crate) fn new(
-        registry: &str,
-        http: reqwest::Client,
-        options: Arc<RegistryOptions>,
-    ) -> Self {
+    pub(crate) fn new(registry: &str, http: Client, options: Arc<RegistryOptions>) -> Self {
         Self {
             registry: registry.to_owned(),
             http,
@@ -146,7 +143,7 @@ impl TokenService {
     }
 
     async fn ask(&self, request: reqwest::RequestBuilder) -> Result<Answer, Error> {
-        let answer = transport::send(request, self.options.idle_timeout).await?;
+        let answer = self.http.send(request, self.options.idle_timeout).await?;
         if !answer.status().is_success() {
             return Err(answer.refused().await);
         }

@@ -18,8 +18,8 @@ use super::aws_credentials::{AwsCredentials, Sourced, given};
 use super::aws_http::AwsHttp;
 use super::{AwsEnvironment, EcrHost, masked, with_causes, without_request};
 use crate::auth::{CredentialError, Secret};
+use crate::client::Clients;
 use crate::retry::Backoff;
-use crate::transport::Clients;
 use crate::{Error, RegistryOptions, RepositorySettings};
 
 /// How long a token is used that has ended when it arrives: a clock is wrong, and asking again would not help.

@@ -11,7 +11,7 @@ use reqwest::Url;
 
 use super::AwsEnvironment;
 use crate::RegistryOptions;
-use crate::transport::{Clients, send};
+use crate::client::Clients;
 
 const ANSWER_LIMIT: usize = 1024 * 1024;
 
@@ -81,7 +81,7 @@ impl AwsHttp {
             .headers(parts.headers)
             .header(CONTENT_LENGTH, body.len())
             .timeout(self.limit);
-        let answer = send(builder.body(body), self.limit).await?;
+        let answer = client.send(builder.body(body), self.limit).await?;
         let status = answer.status().as_u16();
         Ok((status, answer.body(ANSWER_LIMIT).await?))
     }
