@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use smokegate_gate::{Cleared, Event, RunEnvironment, Verdict};
-use smokegate_image::{Compression, DiffId, Digest, Image, Layer, LayerDigest};
+use smokegate_image::{Compression, DiffId, Digest, Image, Layer, LayerDigest, Recompressed};
 use smokegate_registry::{Publisher, PushError, PushOptions, PushReport, TagState, Target};
 use smokegate_sandbox::IdMap;
 use tokio::sync::{mpsc, oneshot};
@@ -28,13 +28,13 @@ pub(crate) async fn compress(
     compress: Compress,
     dir: PathBuf,
     printer: Printer,
-) -> Result<Image, Failure> {
+) -> Result<Recompressed, Failure> {
     let Some(compression) = compression(compress) else {
-        return Ok(image);
+        return Ok(image.into());
     };
-    let image = blocking(move || image.recompress(compression, &dir)).await??;
-    printer.step(format!("compressed: {}", image.digest()));
-    Ok(image)
+    let done = blocking(move || image.recompress(compression, &dir)).await??;
+    printer.step(format!("compressed: {}", done.image.digest()));
+    Ok(done)
 }
 
 /// How layers are compressed; `None` where they stay as they are.
@@ -103,10 +103,10 @@ pub(crate) async fn gate(
     Ok((verdict, keeper))
 }
 
-/// Publishes an image that a verdict cleared, and whose `tested` manifests were run, with its receipt.
+/// Publishes an image that a verdict cleared, with its receipt. The layers that are not known are verified.
 pub(crate) async fn publish_cleared(
     cleared: &Cleared<Image>,
-    tested: &[Digest],
+    known_layers: HashSet<(LayerDigest, DiffId)>,
     receipt: Option<&Attachment>,
     publisher: &Publisher,
     targets: &[Target],
@@ -115,7 +115,7 @@ pub(crate) async fn publish_cleared(
 ) -> Result<(PushReport, Duration), Failure> {
     let image = cleared.get();
     let options = PushOptions {
-        known_layers: Arc::new(layers_of(image, tested)),
+        known_layers: Arc::new(known_layers),
         ..options.clone()
     };
     let image = with_receipt(image, receipt);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use smokegate_gate::spawn_courteous;
-use smokegate_image::{Error as ImageError, Image, with_causes};
+use smokegate_image::{Error as ImageError, Image, Recompressed, with_causes};
 use smokegate_registry::{Ahead, Publisher, Target};
 
 use crate::args::Compress;
@@ -31,7 +31,7 @@ pub(crate) struct Preparation<'a> {
 /// An image that can be published.
 pub(crate) struct Prepared {
     /// Packed as it will be published.
-    pub(crate) image: Image,
+    pub(crate) packed: Recompressed,
     /// Which blobs are where they belong.
     pub(crate) ahead: Ahead,
     /// Time it took to ask the registries.
@@ -69,11 +69,12 @@ impl<'a> Preparation<'a> {
     /// Prepares what can be. A registry that does not answer now is asked again after the verdict; only an image that
     /// cannot be compressed is an error.
     pub(crate) async fn carry_out(&self, image: Image) -> Result<Prepared, Failure> {
-        let image = self.pack(image).await?;
+        let packed = self.pack(image).await?;
+        let image = &packed.image;
         let began = Instant::now();
         let looked = self
             .publisher
-            .look_ahead(&image, self.targets, &self.ahead)
+            .look_ahead(image, self.targets, &self.ahead)
             .await;
         let asked = began.elapsed();
         if let Err(error) = &looked {
@@ -90,12 +91,12 @@ impl<'a> Preparation<'a> {
                 root: None,
             });
             self.publisher
-                .upload_ahead(&image, self.targets, &self.ahead, observer)
+                .upload_ahead(image, self.targets, &self.ahead, observer)
                 .await;
             uploaded = Some(began.elapsed());
         }
         Ok(Prepared {
-            image,
+            packed,
             ahead: self.ahead.clone(),
             asked,
             uploaded,
@@ -108,9 +109,9 @@ impl<'a> Preparation<'a> {
     }
 
     /// Compresses at a low priority, so that unpacking and the containers come first.
-    async fn pack(&self, image: Image) -> Result<Image, Failure> {
+    async fn pack(&self, image: Image) -> Result<Recompressed, Failure> {
         let Some(compression) = pipeline::compression(self.compress) else {
-            return Ok(image);
+            return Ok(image.into());
         };
         let dir = self.spool.clone();
         let receiver = spawn_courteous("compress", move || image.recompress(compression, &dir))
@@ -119,7 +120,7 @@ impl<'a> Preparation<'a> {
             .await
             .map_err(|error| pipeline::no_worker(&error))??;
         self.printer
-            .step(format!("compressed: {}", packed.digest()));
+            .step(format!("compressed: {}", packed.image.digest()));
         Ok(packed)
     }
 }

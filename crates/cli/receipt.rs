@@ -364,7 +364,7 @@ impl Receipt {
     pub(crate) fn record_preparation(&mut self, prepared: &preparation::Prepared) {
         self.timings_ms.plan = millis(prepared.asked);
         self.timings_ms.upload_ahead = prepared.uploaded.map(millis);
-        let image = &prepared.image;
+        let image = &prepared.packed.image;
         if self.image.digest != *image.digest() {
             self.image.digest = image.digest().clone();
             self.image.media_type = image.root().media_type.clone();

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use smokegate_image::Image;
+use smokegate_image::{Image, Recompressed};
 use smokegate_registry::{Publisher, PushOptions, Target};
 
 use crate::args::{CommonArgs, Format, PushArgs};
@@ -54,7 +54,8 @@ pub(crate) async fn run(
     } = sources
         .open("image", source.image, options, Needed::Everything)
         .await?;
-    let image = pipeline::compress(image, args.publish.compress, spool, printer).await?;
+    let Recompressed { image, made } =
+        pipeline::compress(image, args.publish.compress, spool, printer).await?;
     let cleared_by = match &args.receipt {
         Some(path) => {
             let allow_partial = args.publish.allow_partial;
@@ -67,10 +68,11 @@ pub(crate) async fn run(
         printer.step(format!("receipt: a complete pass, {}", accepted.signer));
     }
     // A complete pass for this very digest says of the layers that were run that they were read and compared.
-    let known_layers = cleared_by.as_ref().map(|receipt| {
+    let mut known_layers = made;
+    if let Some(receipt) = &cleared_by {
         let tested = receipt.image.tested.iter().map(|one| one.manifest.clone());
-        pipeline::layers_of(&image, &tested.collect::<Vec<_>>())
-    });
+        known_layers.extend(pipeline::layers_of(&image, &tested.collect::<Vec<_>>()));
+    }
     let attached = cleared_by
         .filter(|_| args.publish.attach_receipt)
         .map(|receipt| Attachment::new(&receipt, &image, key.as_ref()));
@@ -83,7 +85,7 @@ pub(crate) async fn run(
         .await?;
     let checked = began.elapsed();
     let mut options = settings::push_options(&args.publish.tags, &args.report_dir);
-    options.known_layers = Arc::new(known_layers.unwrap_or_default());
+    options.known_layers = Arc::new(known_layers);
     if args.publish.tags.dry_run {
         show_plan(publisher, &image, &targets, &options, printer).await?;
         return Ok(ExitStatus::Success);

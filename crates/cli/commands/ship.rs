@@ -197,8 +197,11 @@ impl Shipping<'_> {
     ) -> Result<(), Failure> {
         let (publisher, targets, printer) = (self.publisher, self.targets, self.printer);
         receipt.record_preparation(ready);
+        // Compressed layers were compared when they were made, the others while they were run.
+        let mut known_layers = pipeline::layers_of(cleared.get(), tested);
+        known_layers.extend(ready.packed.made.iter().cloned());
         let cleared = cleared
-            .packed_as(ready.image.clone())
+            .packed_as(ready.packed.image.clone())
             .map_err(|error| Failure::new(ExitStatus::Bug, error.to_string()))?;
         let wanted = self.args.attach_receipt;
         let attachment = wanted.then(|| Attachment::new(receipt, cleared.get(), self.key));
@@ -210,7 +213,7 @@ impl Shipping<'_> {
         }
         let (report, _) = pipeline::publish_cleared(
             &cleared,
-            tested,
+            known_layers,
             attachment.as_ref(),
             publisher,
             targets,

@@ -3,6 +3,7 @@
 //! A layer is cut into blocks of 1 MiB, and each becomes a gzip member or zstd frame of its own; so the result
 //! depends neither on the number of threads nor on their order, and every decoder reads it as one stream.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::num::NonZero;
@@ -13,7 +14,8 @@ use crate::docker_archive::synthesize;
 use crate::error::BlobName;
 use crate::media_type::oci_layer;
 use crate::{
-    Algorithm, Blob, Compression, Content, Error, FileRange, Hasher, Image, Layer, LayerTar, Limits,
+    Algorithm, Blob, Compression, Content, Decoder, DiffId, Error, FileRange, Hasher, Image, Layer,
+    LayerDigest, LayerTar, Limits,
 };
 
 /// Part of the digest, as are the levels: never to be changed.
@@ -21,8 +23,27 @@ const BLOCK: usize = 1 << 20;
 const GZIP_LEVEL: i32 = 6;
 /// `zstd`'s own default.
 const ZSTD_LEVEL: i32 = 3;
-/// Each thread holds two blocks and a compressor: memory stays bounded on machines with many cores.
+/// Compared at a time.
+const CHECKED: usize = 64 * 1024;
+/// Each thread holds two blocks, a compressor and a decompressor: memory stays bounded on machines with many cores.
 const MAX_THREADS: usize = 8;
+
+/// An image with compressed layers.
+#[derive(Clone, Debug)]
+pub struct Recompressed {
+    /// It, with a manifest of its own.
+    pub image: Image,
+    /// Those of its layers that were made here, and seen to decompress to what their diff_ids say.
+    pub made: HashSet<(LayerDigest, DiffId)>,
+}
+
+impl From<Image> for Recompressed {
+    /// The image as it is.
+    fn from(image: Image) -> Self {
+        let made = HashSet::new();
+        Self { image, made }
+    }
+}
 
 impl Image {
     /// The same image with its plain layers compressed into unnamed files in `dir`, verified as they are read,
@@ -31,18 +52,19 @@ impl Image {
     /// # Errors
     /// [`Error::HasManifest`] for an image that brought its own manifest; [`Error::Verify`] for a layer that
     /// is not what its config says; [`Error::Spool`] when `dir` cannot take the files.
-    pub fn recompress(&self, compression: Compression, dir: &Path) -> Result<Image, Error> {
+    pub fn recompress(&self, compression: Compression, dir: &Path) -> Result<Recompressed, Error> {
         if !self.is_synthesized() {
             return Err(Error::HasManifest {
                 digest: self.digest().clone(),
             });
         }
         if compression == Compression::None {
-            return Ok(self.clone());
+            return Ok(self.clone().into());
         }
         let cores = std::thread::available_parallelism().map_or(2, NonZero::get);
         let image = self.selected();
         let count = image.layers.len();
+        let mut made = HashSet::new();
         let mut layers: Vec<Layer> = Vec::with_capacity(count);
         for (index, layer) in image.layers.iter().enumerate() {
             let done = image.layers[..index]
@@ -57,14 +79,11 @@ impl Image {
                         digest,
                         role: format!("layer {} of {count}", index + 1),
                     };
-                    compress(
-                        layer,
-                        &name,
-                        compression,
-                        dir,
-                        self.limits(),
-                        cores.min(MAX_THREADS),
-                    )?
+                    let threads = cores.min(MAX_THREADS);
+                    let new = compress(layer, &name, compression, dir, self.limits(), threads)?;
+                    let digest = LayerDigest(new.blob.digest().clone());
+                    made.insert((digest, new.diff_id.clone()));
+                    new
                 }
             });
         }
@@ -77,7 +96,8 @@ impl Image {
         let names = self.names().to_vec();
         let notes = self.notes().to_vec();
         let new = synthesize(image.config.clone(), config.clone(), layers, names, notes);
-        Ok(new.within(*self.limits()))
+        let image = new.within(*self.limits());
+        Ok(Recompressed { image, made })
     }
 }
 
@@ -112,6 +132,10 @@ fn compress(
     match output.failure {
         Some(Failure::Read(source)) => return Err(unverified(source)),
         Some(Failure::Write(source)) => return Err(spooling(source)),
+        Some(Failure::Pack(source)) => {
+            let blob = name.clone();
+            return Err(Error::Compress { blob, source });
+        }
         None => {}
     }
     let range = FileRange {
@@ -151,6 +175,7 @@ struct Output {
 
 enum Failure {
     Read(io::Error),
+    Pack(io::Error),
     Write(io::Error),
 }
 
@@ -178,13 +203,14 @@ impl Pipeline {
             if count == 0 {
                 return;
             }
-            // No fault of the layer's: there was no memory for a compressor.
-            let packed = match pack(&block[..count], compression) {
-                Ok(packed) => packed,
-                Err(error) => return self.fail(Failure::Write(error)),
-            };
-            if let Err(error) = self.put(number, &packed) {
-                return self.fail(Failure::Write(error));
+            let block = &block[..count];
+            let packed = pack(block, compression)
+                .and_then(|packed| check(&packed, block, compression).map(|()| packed));
+            let done = packed
+                .map_err(Failure::Pack)
+                .and_then(|packed| self.put(number, &packed).map_err(Failure::Write));
+            if let Err(failure) = done {
+                return self.fail(failure);
             }
         }
     }
@@ -248,6 +274,26 @@ fn pack(block: &[u8], compression: Compression) -> io::Result<Vec<u8>> {
     }
 }
 
+/// Whether what was packed is the block again, while both are in the cache: of the bytes that will be pulled nobody
+/// else has seen what they decompress to.
+fn check(packed: &[u8], block: &[u8], compression: Compression) -> io::Result<()> {
+    let mut decoder = Decoder::new(packed, compression)?;
+    let mut chunk = vec![0; CHECKED];
+    let mut rest = block;
+    loop {
+        let count = decoder.read(&mut chunk)?;
+        match rest.split_at_checked(count) {
+            Some((same, _)) if same != &chunk[..count] => break,
+            Some((_, [])) if count == 0 => return Ok(()),
+            Some((_, more)) if count > 0 => rest = more,
+            _ => break,
+        }
+    }
+    Err(io::Error::other(
+        "what was compressed does not decompress to the same bytes, so that this machine's memory or processor is to be doubted",
+    ))
+}
+
 /// A gzip member (RFC 1952) without time or name, of an unknown system (255): nothing but the bytes.
 fn gzip_member(block: &[u8]) -> io::Result<Vec<u8>> {
     const HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
@@ -277,7 +323,29 @@ fn gzip_member(block: &[u8]) -> io::Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{DiffId, Digest};
+    use crate::Digest;
+
+    #[test]
+    fn what_does_not_decompress_to_the_block_is_refused() {
+        let block: Vec<u8> = (0..3 * CHECKED as u32).map(|n| (n >> 7) as u8).collect();
+        for compression in [Compression::Gzip, Compression::Zstd] {
+            let packed = pack(&block, compression).unwrap();
+            check(&packed, &block, compression).unwrap();
+            let mut other = block.clone();
+            other[2 * CHECKED] ^= 1;
+            let different = [
+                other,
+                block[..block.len() - 1].to_vec(),
+                block[..2 * CHECKED].to_vec(),
+                [&block[..], &[0]].concat(),
+            ];
+            for block in different {
+                let error = check(&packed, &block, compression).unwrap_err();
+                assert!(error.to_string().contains("memory"), "{error}");
+            }
+            check(&packed[..packed.len() - 9], &block, compression).unwrap_err();
+        }
+    }
 
     #[test]
     fn threads_do_not_show() {

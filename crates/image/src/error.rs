@@ -78,6 +78,16 @@ pub enum Error {
         source: io::Error,
     },
 
+    /// No fault of the layer's: no memory for a compressor, or what it made is not what it was given.
+    #[error("{blob} cannot be compressed")]
+    Compress {
+        /// The layer.
+        blob: BlobName,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+
     /// A compressed or streamed archive is larger than allowed.
     #[error("the archive holds more than {limit} bytes when decompressed")]
     SpoolLimit {
@@ -316,7 +326,7 @@ impl Error {
             | Self::WrongFileType { .. }
             | Self::InRegistry(_)
             | Self::HasManifest { .. } => ErrorKind::Usage,
-            Self::Read { .. } | Self::Spool { .. } => ErrorKind::Host,
+            Self::Read { .. } | Self::Spool { .. } | Self::Compress { .. } => ErrorKind::Host,
             // What a decoder or verifier says has no errno; what the operating system says has one.
             Self::Decompress { source } | Self::Verify { source, .. }
                 if source.raw_os_error().is_some() =>

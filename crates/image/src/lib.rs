@@ -35,6 +35,7 @@ mod verify_layers;
 
 pub use blob::{Blob, Content, FileRange, FileRangeReader};
 pub use causes::with_causes;
+pub use compress::Recompressed;
 pub use compression::{Compression, Decoder};
 pub use config::{DEFAULT_PATH, Healthcheck, HealthcheckTest, ImageConfig};
 pub use digest::{Algorithm, ChainId, DiffId, Digest, Hasher, LayerDigest, ParseDigestError};

@@ -1,12 +1,23 @@
 //! Compressing the layers of an image that has no manifest of its own.
 
-use smokegate_image::{Compression, Error, Image};
+use smokegate_image::{Compression, Error, Image, LayerDigest};
 
 use crate::content::{Content, layer_tar, open_tar, read_layers};
 use crate::docker_archive::newer_form;
 
 fn compressed(image: &Image, compression: Compression) -> Result<Image, Error> {
-    image.recompress(compression, &std::env::temp_dir())
+    let done = image.recompress(compression, &std::env::temp_dir())?;
+    // Of each layer that it made it says so, and of no other.
+    for layer in &done.image.selected().layers {
+        let pair = (
+            LayerDigest(layer.blob.digest().clone()),
+            layer.diff_id.clone(),
+        );
+        let mut given = image.selected().layers.iter();
+        let is_new = !given.any(|given| given.blob.digest() == layer.blob.digest());
+        assert_eq!(done.made.contains(&pair), is_new);
+    }
+    Ok(done.image)
 }
 
 /// A layer of several blocks, the last of them short.
