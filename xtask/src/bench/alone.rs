@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::contender::Place;
@@ -84,31 +84,28 @@ fn plain_layers(workload: &Workload, kept: &Path) -> Result<Vec<PathBuf>> {
     Ok(layers.map(|layer| dir.join(layer)).collect())
 }
 
-/// From its start to its first 200, with the files that [`stages`] wrote in `beside`. It runs twice, and the second time
-/// counts, as it does in a container.
-pub(crate) fn app(beside: &Path) -> Result<Run> {
-    app_once(beside)?;
-    app_once(beside)
+/// That many at once, from their start until each has answered 200, with the files that [`stages`] wrote in `beside`. A single
+/// one runs twice, and the second time counts, as it does in a container.
+pub(crate) fn apps(count: usize, beside: &Path) -> Result<Run> {
+    if count == 1 {
+        apps_once(count, beside)?;
+    }
+    apps_once(count, beside)
 }
 
-fn app_once(beside: &Path) -> Result<Run> {
-    let port = free_port()?;
+fn apps_once(count: usize, beside: &Path) -> Result<Run> {
+    let ports: Vec<u16> = (0..count).map(|_| free_port()).collect::<Result<_>>()?;
     let began = Instant::now();
-    let mut child = Command::new("chroot")
-        .arg(beside.join(TREE))
-        .args([PYTHON, "-c", APP, &port.to_string()])
-        .env_clear()
-        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()?;
-    let answered = wait_until_answered(port, "/", Duration::from_secs(60));
+    let mut apps = Apps(Vec::new());
+    for port in &ports {
+        apps.0.push(app(beside, *port)?);
+    }
+    let limit = Duration::from_secs(60);
+    ports
+        .iter()
+        .try_for_each(|port| wait_until_answered(*port, "/", limit))?;
     let wall = began.elapsed();
-    let cpu = time_of(child.id());
-    child.kill()?;
-    child.wait()?;
-    answered?;
+    let cpu = apps.0.iter().map(|app| time_of(app.id())).sum();
     let mut stages = Stages::default();
     let cost = Cost {
         wall,
@@ -117,4 +114,29 @@ fn app_once(beside: &Path) -> Result<Run> {
     };
     stages.add("run", cost);
     Ok(stages.0)
+}
+
+fn app(beside: &Path, port: u16) -> Result<Child> {
+    let mut app = Command::new("chroot");
+    app.arg(beside.join(TREE))
+        .args([PYTHON, "-c", APP, &port.to_string()])
+        .env_clear()
+        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    Ok(app.spawn()?)
+}
+
+/// Ended when dropped.
+struct Apps(Vec<Child>);
+
+impl Drop for Apps {
+    fn drop(&mut self) {
+        for app in &mut self.0 {
+            // One that is gone already needs nothing.
+            _ = app.kill();
+            _ = app.wait();
+        }
+    }
 }

@@ -49,8 +49,8 @@ pub(crate) enum Contender {
     Push,
     /// `skopeo copy` to the registry alone.
     SkopeoPush,
-    /// The same app from the same files, outside of any container.
-    AppAlone,
+    /// That many of the same app from the same files, at once and outside of any container.
+    AppsAlone(usize),
     /// All the way with other tools.
     Peer(Peer),
     /// `igzip -dc` of the layers to /dev/null, one after the other: what no unpacking of gzip can be far below.
@@ -70,8 +70,8 @@ pub(crate) struct Place<'a> {
 }
 
 impl Contender {
-    /// In the order they run: `AppAlone` uses the files that `Stages` wrote.
-    pub(crate) const ALL: [Self; 17] = [
+    /// In the order they run: `AppsAlone` uses the files that `Stages` wrote.
+    pub(crate) const ALL: [Self; 20] = [
         Self::Ship(Ship::Cold),
         Self::Ship(Ship::Warm),
         Self::Ship(Ship::Compressed),
@@ -88,7 +88,10 @@ impl Contender {
         Self::Peer(Peer::Umoci),
         Self::Igzip,
         Self::Stages,
-        Self::AppAlone,
+        Self::AppsAlone(1),
+        Self::AppsAlone(2),
+        Self::AppsAlone(4),
+        Self::AppsAlone(8),
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -103,7 +106,10 @@ impl Contender {
             Self::Variants(_) => "gate of 8 variants",
             Self::Push => "smokegate push",
             Self::SkopeoPush => "skopeo copy",
-            Self::AppAlone => "its app, no container",
+            Self::AppsAlone(1) => "its app, no container",
+            Self::AppsAlone(2) => "2 of its app, no container",
+            Self::AppsAlone(4) => "4 of its app, no container",
+            Self::AppsAlone(_) => "8 of its app, no container",
             Self::Peer(Peer::Docker) => "docker load+run+push",
             Self::Peer(Peer::Podman) => "podman pull+run+push",
             Self::Peer(Peer::Buildah) => "buildah pull+from+push",
@@ -125,7 +131,7 @@ impl Contender {
             Self::Ship(Ship::Compressed) => packing == Packing::DockerArchive,
             Self::Push | Self::SkopeoPush => packing != Packing::DockerArchive,
             Self::Igzip | Self::Stages => packing == Packing::Gzip,
-            Self::Variants(_) | Self::AppAlone => shape == "debian" && packing == Packing::Gzip,
+            Self::Variants(_) | Self::AppsAlone(_) => shape == "debian" && packing == Packing::Gzip,
             Self::Ship(_) | Self::Peer(_) => true,
         }
     }
@@ -134,7 +140,7 @@ impl Contender {
     pub(crate) fn missing(self, smokegate: &Path, peers: &[Peer]) -> Option<String> {
         let needed: &[&str] = match self {
             Self::Peer(peer) if !peers.contains(&peer) => return Some("not asked for".to_owned()),
-            Self::Peer(Peer::Docker | Peer::Podman | Peer::Umoci) | Self::AppAlone
+            Self::Peer(Peer::Docker | Peer::Podman | Peer::Umoci) | Self::AppsAlone(_)
                 if !is_root() =>
             {
                 return Some("needs root".to_owned());
@@ -142,7 +148,7 @@ impl Contender {
             Self::Ship(Ship::Ahead) if !smokegate::can_upload_ahead(smokegate) => {
                 return Some("`ship` has no --upload-ahead".to_owned());
             }
-            Self::Ship(_) | Self::Variants(_) | Self::Push | Self::AppAlone => &[],
+            Self::Ship(_) | Self::Variants(_) | Self::Push | Self::AppsAlone(_) => &[],
             Self::SkopeoPush => &["skopeo"],
             Self::Peer(Peer::Docker) => &["docker", "dockerd"],
             Self::Peer(Peer::Podman) => &["podman"],
@@ -177,7 +183,9 @@ impl Contender {
             Self::Ship(how) => smokegate::ship(how, workload, place, dir, &target),
             Self::Variants(count) => smokegate::gate_variants(count, workload, place, dir),
             Self::Push => smokegate::push(workload, place, dir, &target),
-            Self::AppAlone => alone::app(&place.disk.join(Self::Stages.directory())),
+            Self::AppsAlone(count) => {
+                alone::apps(count, &place.disk.join(Self::Stages.directory()))
+            }
             Self::SkopeoPush => skopeo::push(workload, &target),
             Self::Peer(Peer::Docker) => docker::run(workload, dir, &target),
             Self::Peer(Peer::Podman) => storage::podman(workload, dir, &target),
