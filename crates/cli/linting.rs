@@ -234,9 +234,11 @@ fn scanned(limits: &Limits) -> smokegate_rootfs::Limits {
 pub(crate) fn index_layer(tap: LayerTap, layer: IndexedLayer) -> Option<Box<dyn FnOnce() + Send>> {
     let indexes = IndexStore::in_store(&layer.store)?;
     let index = LayerIndex::read(tap, &scanned(&layer.limits)).ok()?;
+    // On disk and not in memory while the other layers are read.
+    let written = indexes.write(&layer.diff_id, &layer.limits, &index).ok()?;
     Some(Box::new(move || {
         // Without it lint reads the layer itself.
-        let _ = indexes.put(&layer.diff_id, &layer.limits, &index);
+        let _ = written.keep();
     }))
 }
 

@@ -1,4 +1,4 @@
-//! What the kernel and the dynamic linker look at in an ELF file (elf(5), ld.so(8)), read in one pass from a stream.
+//! What the kernel and the dynamic linker look at in an ELF file (elf(5), ld.so(8)).
 
 use object::elf;
 use object::read::elf::{Dyn, FileHeader, ProgramHeader};
@@ -6,12 +6,8 @@ use object::{Endianness, ReadRef, StringTable};
 use serde::{Deserialize, Serialize};
 use std::cell::Cell;
 
-/// How much of a file's beginning is kept while it is read. The tables of names and versions stand there.
-const HEAD: usize = 16 << 20;
-/// How much memory is kept from one file to the next: most need less.
-const ROOM: usize = 4 << 20;
-/// The largest dynamic section that is kept from further behind.
-const MAX_DYNAMIC: u64 = 1 << 20;
+use crate::elf_stream::ElfStream;
+
 /// Nobody needs more libraries, or versions of one; a file that says so is broken.
 const MAX_NAMES: usize = 4096;
 /// All names of a file together, in bytes: tables can point at the same long name over and over.
@@ -40,131 +36,19 @@ pub(crate) struct Elf {
     pub(crate) cpu_level: Option<u8>,
 }
 
-/// Keeps of a stream what [`Elf`] needs, of one file after the other in the same memory.
-#[derive(Debug, Default)]
-pub(crate) struct ElfReader {
-    kept: Kept,
-    /// The stream so far.
-    position: u64,
-}
-
-/// A file of which only some bytes are known.
-#[derive(Debug, Default)]
-struct Kept {
-    head: Vec<u8>,
-    /// Where the dynamic section begins and ends, once the head is full.
-    dynamic: Option<(u64, u64)>,
-    /// What of the dynamic section was read, from its beginning.
-    dynamic_bytes: Vec<u8>,
-}
-
-impl ElfReader {
-    /// A file begins, with these bytes.
-    pub(crate) fn begin(&mut self, head: &[u8]) {
-        self.kept.head.clear();
-        self.kept.head.shrink_to(ROOM);
-        self.kept.head.extend_from_slice(head);
-        self.kept.dynamic = None;
-        self.kept.dynamic_bytes.clear();
-        self.position = head.len() as u64;
-    }
-
-    pub(crate) fn push(&mut self, bytes: &[u8]) {
-        let room = HEAD.saturating_sub(self.kept.head.len());
-        if room > 0 {
-            self.kept
-                .head
-                .extend_from_slice(&bytes[..bytes.len().min(room)]);
-        }
-        if self.kept.head.len() >= HEAD && self.kept.dynamic.is_none() {
-            let (from, to) = self.kept.dynamic_range().unwrap_or((0, 0));
-            // It may begin in what went by already.
-            let begun = from.min(self.position)..to.min(self.position);
-            let begun =
-                usize::try_from(begun.start).unwrap_or(0)..usize::try_from(begun.end).unwrap_or(0);
-            self.kept
-                .dynamic_bytes
-                .extend_from_slice(&self.kept.head[begun]);
-            self.kept.dynamic = Some((from, to));
-        }
-        if let Some((from, to)) = self.kept.dynamic {
-            let end = self.position + bytes.len() as u64;
-            let (first, last) = (from.max(self.position), to.min(end));
-            if first < last {
-                let at = |offset: u64| usize::try_from(offset - self.position).unwrap_or(0);
-                self.kept
-                    .dynamic_bytes
-                    .extend_from_slice(&bytes[at(first)..at(last)]);
-            }
-        }
-        self.position += bytes.len() as u64;
-    }
-
-    /// Whether the rest of the stream has nothing of interest.
-    pub(crate) fn is_done(&self) -> bool {
-        self.kept.dynamic.is_some_and(|(_, to)| self.position >= to)
-    }
-
-    /// What the file says, as far as it was read.
-    pub(crate) fn finish(&self) -> Result<Elf, String> {
-        let is_whole = self.position <= HEAD as u64;
-        match self.kept.class() {
-            Some(elf::ELFCLASS32) => parse::<elf::FileHeader32<Endianness>>(&self.kept, is_whole),
-            Some(elf::ELFCLASS64) => parse::<elf::FileHeader64<Endianness>>(&self.kept, is_whole),
+impl Elf {
+    /// What the file says, as far as it was kept.
+    pub(crate) fn read(file: &ElfStream) -> Result<Self, String> {
+        match file.class() {
+            Some(elf::ELFCLASS32) => parse::<elf::FileHeader32<Endianness>>(file),
+            Some(elf::ELFCLASS64) => parse::<elf::FileHeader64<Endianness>>(file),
             _ => Err("it is of no class that exists".to_owned()),
         }
     }
 }
 
-impl Kept {
-    fn class(&self) -> Option<elf::FileClass> {
-        self.head.get(4).map(|class| elf::FileClass(*class))
-    }
-
-    fn dynamic_range(&self) -> Option<(u64, u64)> {
-        fn range<H: FileHeader<Endian = Endianness>>(kept: &Kept) -> Option<(u64, u64)> {
-            let header = H::parse(kept).ok()?;
-            let endian = header.endian().ok()?;
-            let segments = header.program_headers(endian, kept).ok()?;
-            let dynamic = segments
-                .iter()
-                .find(|s| s.p_type(endian) == elf::PT_DYNAMIC)?;
-            let (offset, size) = dynamic.file_range(endian);
-            (size <= MAX_DYNAMIC).then(|| (offset, offset.saturating_add(size)))
-        }
-        match self.class() {
-            Some(elf::ELFCLASS32) => range::<elf::FileHeader32<Endianness>>(self),
-            Some(elf::ELFCLASS64) => range::<elf::FileHeader64<Endianness>>(self),
-            _ => None,
-        }
-    }
-}
-
-impl<'a> ReadRef<'a> for &'a Kept {
-    fn len(self) -> Result<u64, ()> {
-        let behind = self.dynamic.map_or(0, |(_, to)| to);
-        Ok(behind.max(self.head.len() as u64))
-    }
-
-    fn read_bytes_at(self, offset: u64, size: u64) -> Result<&'a [u8], ()> {
-        if let Ok(bytes) = self.head.as_slice().read_bytes_at(offset, size) {
-            return Ok(bytes);
-        }
-        let (from, _) = self.dynamic.ok_or(())?;
-        let offset = offset.checked_sub(from).ok_or(())?;
-        self.dynamic_bytes.as_slice().read_bytes_at(offset, size)
-    }
-
-    fn read_bytes_at_until(self, range: std::ops::Range<u64>, end: u8) -> Result<&'a [u8], ()> {
-        let last = range.end.min(self.head.len() as u64);
-        self.head
-            .as_slice()
-            .read_bytes_at_until(range.start..last, end)
-    }
-}
-
-/// What the tables of a file that was not kept whole say behind its header may be out of reach, which is no mistake.
-fn parse<H: FileHeader<Endian = Endianness>>(kept: &Kept, is_whole: bool) -> Result<Elf, String> {
+/// That something cannot be read which was not kept is no mistake of the file's.
+fn parse<H: FileHeader<Endian = Endianness>>(kept: &ElfStream) -> Result<Elf, String> {
     let header = H::parse(kept).map_err(wrong)?;
     let endian = header.endian().map_err(wrong)?;
     let bare = Elf {
@@ -182,7 +66,7 @@ fn parse<H: FileHeader<Endian = Endianness>>(kept: &Kept, is_whole: bool) -> Res
         cpu_level: None,
     };
     match parse_tables(kept, header, endian, bare.clone()) {
-        Err(_) if !is_whole => Ok(bare),
+        Err(_) if kept.has_missed() => Ok(bare),
         result => result,
     }
 }
@@ -192,7 +76,7 @@ fn wrong(error: object::read::Error) -> String {
 }
 
 fn parse_tables<H: FileHeader<Endian = Endianness>>(
-    kept: &Kept,
+    kept: &ElfStream,
     header: &H,
     endian: Endianness,
     mut found: Elf,
@@ -282,7 +166,7 @@ fn parse_tables<H: FileHeader<Endian = Endianness>>(
 fn cpu_level<H: FileHeader<Endian = Endianness>>(
     segments: &[H::ProgramHeader],
     endian: Endianness,
-    kept: &Kept,
+    kept: &ElfStream,
 ) -> Option<u8> {
     let mut bits = 0;
     for segment in segments {
@@ -305,7 +189,7 @@ fn cpu_level<H: FileHeader<Endian = Endianness>>(
 
 /// The chain at DT_VERNEED: a library, and its own chain of versions (Linux Standard Base, symbol versioning).
 fn versions_needed(
-    kept: &Kept,
+    kept: &ElfStream,
     endian: Endianness,
     start: u64,
     name: &dyn Fn(u64) -> Result<String, String>,
@@ -338,7 +222,7 @@ fn versions_needed(
 
 /// The chain at DT_VERDEF: each definition's first name is the version.
 fn versions_defined(
-    kept: &Kept,
+    kept: &ElfStream,
     endian: Endianness,
     start: u64,
     name: &dyn Fn(u64) -> Result<String, String>,
@@ -394,6 +278,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::elf_stream::MOST;
 
     /// This very program: dynamic, with needed versions.
     fn program() -> &'static [u8] {
@@ -403,15 +288,15 @@ mod tests {
 
     fn read(bytes: &[u8]) -> Result<Elf, String> {
         let head = bytes.len().min(64);
-        let mut reader = ElfReader::default();
-        reader.begin(&bytes[..head]);
+        let mut file = ElfStream::default();
+        file.push(&bytes[..head]);
         for chunk in bytes[head..].chunks(32 << 10) {
-            if reader.is_done() {
+            if file.is_done() {
                 break;
             }
-            reader.push(chunk);
+            file.push(chunk);
         }
-        reader.finish()
+        Elf::read(&file)
     }
 
     #[test]
@@ -457,30 +342,19 @@ mod tests {
             number(program(), header + 32),
         );
         let section = &program()[from..from + size];
-        for place in [HEAD - size, HEAD - 64, HEAD - 16, HEAD, HEAD + 4096] {
-            let mut bytes = program()[..program().len().min(HEAD)].to_vec();
-            bytes.resize(HEAD + (1 << 20), 0);
+        for place in [MOST - size, MOST - 64, MOST - 16, MOST, MOST + 4096] {
+            let mut bytes = program()[..program().len().min(MOST)].to_vec();
+            bytes.resize(MOST + (1 << 20), 0);
             bytes[place..place + size].copy_from_slice(section);
             bytes[header + 8..header + 16].copy_from_slice(&(place as u64).to_le_bytes());
             assert_eq!(read(&bytes).unwrap(), whole, "{place}");
         }
     }
 
-    #[test]
-    fn tables_out_of_reach_are_no_mistake() {
-        let mut bytes = program()[..4096].to_vec();
-        bytes[32..40].copy_from_slice(&(HEAD as u64 + 4096).to_le_bytes());
-        read(&bytes).unwrap_err();
-        bytes.resize(HEAD + (1 << 20), 0);
-        let elf = read(&bytes).unwrap();
-        assert_eq!(elf.machine, read(program()).unwrap().machine);
-        assert_eq!(elf.interpreter, None);
-    }
-
-    #[test]
-    fn one_long_name_over_and_over_is_refused() {
-        // 3000 libraries that are all called by the same 8000 letters.
-        let header = [
+    /// Headers of a program for x86-64 with these program headers, up to 0x200.
+    fn headers(segments: &[Vec<u8>]) -> Vec<u8> {
+        let count = u8::try_from(segments.len()).unwrap();
+        let mut bytes = [
             b"\x7fELF\x02\x01\x01".as_slice(),
             &[0; 9],
             &3_u16.to_le_bytes(),
@@ -489,29 +363,105 @@ mod tests {
             &[0; 8],
             &64_u64.to_le_bytes(),
             &[0; 12],
-            &[64, 0, 56, 0, 2, 0, 0, 0, 0, 0, 0, 0],
-        ]
-        .concat();
-        let entries: Vec<u8> = [(5_u64, 0x200_u64), (10, 8001)]
-            .into_iter()
-            .chain(std::iter::repeat_n((1, 0), 3000))
-            .chain([(0, 0)])
-            .flat_map(|(tag, value)| [tag.to_le_bytes(), value.to_le_bytes()].concat())
-            .collect();
-        let dynamic = 0x200 + 8001_u64;
-        let segment = |kind: u32, from: u64, size: u64| {
-            let words = [from, from, from, size, size, 1]
-                .map(u64::to_le_bytes)
-                .concat();
-            [kind.to_le_bytes().as_slice(), &[4, 0, 0, 0], &words].concat()
-        };
-        let mut bytes = [
-            header,
-            segment(1, 0, 1 << 20),
-            segment(2, dynamic, entries.len() as u64),
+            &[64, 0, 56, 0, count, 0, 0, 0, 0, 0, 0, 0],
+            &segments.concat(),
         ]
         .concat();
         bytes.resize(0x200, 0);
+        bytes
+    }
+
+    /// A program header: its type, its flags, and where it is in the file and in memory alike.
+    fn program_header(kind: u32, flags: u32, from: u64, size: u64) -> Vec<u8> {
+        let words = [from, from, from, size, size, 1].map(u64::to_le_bytes);
+        [
+            &kind.to_le_bytes()[..],
+            &flags.to_le_bytes(),
+            &words.concat(),
+        ]
+        .concat()
+    }
+
+    fn dynamic(entries: impl IntoIterator<Item = (u64, u64)>) -> Vec<u8> {
+        let entries = entries.into_iter().chain([(0, 0)]);
+        entries
+            .flat_map(|(tag, value)| [tag.to_le_bytes(), value.to_le_bytes()].concat())
+            .collect()
+    }
+
+    #[test]
+    fn names_are_found_behind_any_amount_of_code() {
+        const CODE: u64 = 1 << 20;
+        let names = CODE + 2 * MOST as u64;
+        let entries = dynamic([(5, names), (10, 7), (1, 1)]);
+        let behind = names + 16;
+        let file = |flags| {
+            let mut bytes = headers(&[
+                program_header(1, 4, 0, 0x200),
+                program_header(1, flags, CODE, names - CODE),
+                program_header(1, 6, names, 0x1000),
+                program_header(2, 6, behind, entries.len() as u64),
+            ]);
+            bytes.resize(usize::try_from(names).unwrap(), 0xcc);
+            bytes.extend(b"\0libx.");
+            bytes.resize(usize::try_from(behind).unwrap(), 0);
+            bytes.extend(&entries);
+            bytes.resize(bytes.len() + 0x1000, 0);
+            bytes
+        };
+        const READ_EXECUTE: u32 = 5;
+        const READ: u32 = 4;
+        assert_eq!(read(&file(READ_EXECUTE)).unwrap().needed, ["libx."]);
+        // There was too much before them.
+        let elf = read(&file(READ)).unwrap();
+        assert_eq!((elf.machine, elf.needed), (62, vec![]));
+    }
+
+    #[test]
+    fn names_within_code_are_not_known_and_names_behind_the_end_are_a_mistake() {
+        let entries = dynamic([(5, 0x20000), (10, 7), (1, 1)]);
+        let mut bytes = headers(&[
+            program_header(1, 4, 0, 0x10000),
+            program_header(1, 5, 0x10000, 0x20000),
+            program_header(2, 6, 0x200, entries.len() as u64),
+        ]);
+        bytes.extend(&entries);
+        bytes.resize(0x18000, 0);
+        read(&bytes).unwrap_err();
+        bytes.resize(0x30000, 0);
+        assert_eq!(read(&bytes).unwrap().needed, [""; 0]);
+    }
+
+    #[test]
+    fn it_does_not_matter_in_how_many_pieces_a_file_comes() {
+        let whole = {
+            let mut file = ElfStream::default();
+            file.push(program());
+            Elf::read(&file).unwrap()
+        };
+        assert_eq!(read(program()).unwrap(), whole);
+    }
+
+    #[test]
+    fn tables_out_of_reach_are_no_mistake() {
+        let mut bytes = program()[..4096].to_vec();
+        bytes[32..40].copy_from_slice(&(MOST as u64 + 4096).to_le_bytes());
+        read(&bytes).unwrap_err();
+        bytes.resize(MOST + (1 << 20), 0);
+        let elf = read(&bytes).unwrap();
+        assert_eq!(elf.machine, read(program()).unwrap().machine);
+        assert_eq!(elf.interpreter, None);
+    }
+
+    #[test]
+    fn one_long_name_over_and_over_is_refused() {
+        // 3000 libraries that are all called by the same 8000 letters.
+        let names = std::iter::repeat_n((1, 0), 3000);
+        let entries = dynamic([(5, 0x200), (10, 8001)].into_iter().chain(names));
+        let mut bytes = headers(&[
+            program_header(1, 4, 0, 1 << 20),
+            program_header(2, 4, 0x200 + 8001, entries.len() as u64),
+        ]);
         bytes.extend([b'a'; 8000]);
         bytes.push(0);
         bytes.extend(entries);

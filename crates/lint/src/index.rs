@@ -5,7 +5,8 @@ use std::io::BufRead;
 use serde::{Deserialize, Serialize};
 use smokegate_rootfs::{Entry, EntryData, EntryKind, Error, LayerVisitor, Limits, scan_layer};
 
-use crate::elf::{Elf, ElfReader};
+use crate::elf::Elf;
+use crate::elf_stream::ElfStream;
 
 /// The longest script or account file that is kept; a longer one is kept up to here.
 const MAX_TEXT: usize = 64 * 1024;
@@ -84,7 +85,7 @@ impl LayerIndex {
 #[derive(Debug, Default)]
 struct Indexer {
     index: LayerIndex,
-    elf: ElfReader,
+    elf: ElfStream,
 }
 
 impl Indexer {
@@ -104,7 +105,7 @@ impl Indexer {
             }
         };
         if head.starts_with(b"\x7fELF") {
-            self.elf.begin(&head);
+            self.elf.push(&head);
             self.elf.push(rest);
             while !self.elf.is_done() {
                 let chunk = data.chunk()?;
@@ -113,7 +114,10 @@ impl Indexer {
                 }
                 self.elf.push(chunk);
             }
-            return Ok(match self.elf.finish() {
+            let read = Elf::read(&self.elf);
+            // Other layers are read beside this one: memory that few files need is not held until the next.
+            self.elf.clear();
+            return Ok(match read {
                 Ok(elf) => Content::Elf(Box::new(elf)),
                 Err(problem) => Content::BrokenElf(problem),
             });

@@ -1,18 +1,19 @@
 //! Indexes of layers that were read before, kept beside the layers of the store, so that lint does not decompress an
 //! image twice.
 
-use std::fs::{self, DirBuilder, OpenOptions};
+use std::fs::{self, DirBuilder};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use smokegate_image::{DiffId, Digest, Limits};
+use tempfile::NamedTempFile;
 
 use crate::index::LayerIndex;
 
 /// Changes with what an index holds, and with how it is read: files of another are not looked at.
-const VERSION: &str = concat!("2-", env!("CARGO_PKG_VERSION"));
+const VERSION: &str = concat!("3-", env!("CARGO_PKG_VERSION"));
 
 /// A directory of indexes, one file for each layer by its DiffID.
 ///
@@ -21,6 +22,24 @@ const VERSION: &str = concat!("2-", env!("CARGO_PKG_VERSION"));
 #[derive(Clone, Debug)]
 pub struct IndexStore {
     dir: PathBuf,
+}
+
+/// An index in a file that has no name yet by which it would be found; dropped, it is removed.
+#[derive(Debug)]
+pub struct UnprovenIndex {
+    written: NamedTempFile,
+    name: PathBuf,
+}
+
+impl UnprovenIndex {
+    /// Has it found from now on.
+    ///
+    /// # Errors
+    /// It cannot be renamed; nothing is left of it then.
+    pub fn keep(self) -> io::Result<()> {
+        self.written.persist(self.name)?;
+        Ok(())
+    }
 }
 
 /// A file's content, behind its digest.
@@ -63,6 +82,19 @@ impl IndexStore {
     /// # Errors
     /// The directory or the file cannot be written; nothing is left of it then.
     pub fn put(&self, layer: &DiffId, limits: &Limits, index: &LayerIndex) -> io::Result<()> {
+        self.write(layer, limits, index)?.keep()
+    }
+
+    /// Writes the index of a layer of which it is not known yet that it is what its digests say.
+    ///
+    /// # Errors
+    /// The directory or the file cannot be written; nothing is left of it then.
+    pub fn write(
+        &self,
+        layer: &DiffId,
+        limits: &Limits,
+        index: &LayerIndex,
+    ) -> io::Result<UnprovenIndex> {
         let stored = Stored {
             version: VERSION.to_owned(),
             limits: *limits,
@@ -73,24 +105,13 @@ impl IndexStore {
             .recursive(true)
             .mode(0o700)
             .create(&self.dir)?;
-        let file = self.file(layer);
-        // A name of our own: two processes may write the same layer's.
-        let new = file.with_extension(std::process::id().to_string());
-        let written = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&new)
-            .and_then(|mut to| {
-                to.write_all(Digest::sha256(&bytes).hex().as_bytes())?;
-                to.write_all(&bytes)
-            })
-            .and_then(|()| fs::rename(&new, &file));
-        if written.is_err() {
-            let _ = fs::remove_file(&new);
-        }
-        written
+        let mut written = NamedTempFile::new_in(&self.dir)?;
+        written.write_all(Digest::sha256(&bytes).hex().as_bytes())?;
+        written.write_all(&bytes)?;
+        Ok(UnprovenIndex {
+            written,
+            name: self.file(layer),
+        })
     }
 
     /// Removes every index that is of none of these layers.
@@ -153,6 +174,10 @@ mod tests {
         assert_eq!(store.get(&layer, &limits), None);
         let index = index();
         assert!(!index.entries.is_empty());
+        let unproven = store.write(&layer, &limits, &index).unwrap();
+        assert_eq!(store.get(&layer, &limits), None, "not known to be right");
+        drop(unproven);
+        assert_eq!(fs::read_dir(&store.dir).unwrap().count(), 0);
         store.put(&layer, &limits, &index).unwrap();
         assert_eq!(store.get(&layer, &limits), Some(index));
 

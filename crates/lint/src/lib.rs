@@ -5,6 +5,7 @@
 
 mod access;
 mod elf;
+mod elf_stream;
 mod finding;
 mod image_lint;
 mod index;
@@ -19,5 +20,5 @@ mod wrapper;
 pub use finding::{Evidence, Finding, Severity};
 pub use image_lint::{Subject, lint};
 pub use index::LayerIndex;
-pub use index_store::IndexStore;
+pub use index_store::{IndexStore, UnprovenIndex};
 pub use tree::ImageTree;
