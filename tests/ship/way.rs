@@ -181,7 +181,7 @@ fn pushes_through(kind: ProxyKind, registry: &Registry, asked: &str) {
             context.env(place, url);
         }
         let config = settings(&context, NAME, &lines);
-        let before = proxy.asked().len();
+        let (before, refused) = (proxy.asked().len(), proxy.refused());
         let reference = format!("{NAME}/team/app:v{number}");
         let words = ["push", text(&archive), "--tag", &reference, "-v"];
         let more = ["--registry-config", text(&config)];
@@ -206,7 +206,18 @@ fn pushes_through(kind: ProxyKind, registry: &Registry, asked: &str) {
             let address = url.rsplit('@').next().unwrap();
             let named = format!("the proxy {scheme}://{address}");
             assert!(cause(&run).contains(&named), "{}", run.stderr);
-            assert!(run.stderr.contains("`HTTPS_PROXY`"), "{}", run.stderr);
+            assert!(
+                run.stderr.contains("`proxy` in registries.toml"),
+                "{}",
+                run.stderr
+            );
+            // Who tries a wrong password again may be locked out.
+            let is_refused = *url == wrong;
+            assert_eq!(proxy.refused() - refused, usize::from(is_refused));
+            assert_eq!(
+                cause(&run).contains("wants a name and a password"),
+                is_refused
+            );
         }
     }
 }
@@ -236,7 +247,7 @@ fn rootless_a_registry_that_takes_no_connection_is_given_up() {
     gives_up(
         address,
         "connect-timeout = \"200ms\"\n",
-        "deadline has elapsed",
+        "client error (Connect)",
     );
 }
 

@@ -51,7 +51,8 @@ impl Image {
     ///
     /// # Errors
     /// [`Error::HasManifest`] for an image that brought its own manifest; [`Error::Verify`] for a layer that
-    /// is not what its config says; [`Error::Spool`] when `dir` cannot take the files.
+    /// is not what its config says; [`Error::Spool`] when `dir` cannot take the files; [`Error::Compress`] when there is no
+    /// memory for a compressor, or what it made is not what it was given.
     pub fn recompress(&self, compression: Compression, dir: &Path) -> Result<Recompressed, Error> {
         if !self.is_synthesized() {
             return Err(Error::HasManifest {

@@ -12,6 +12,9 @@ use crate::elf_stream::ElfStream;
 const MAX_NAMES: usize = 4096;
 /// All names of a file together, in bytes: tables can point at the same long name over and over.
 const MAX_NAME_BYTES: usize = 256 << 10;
+/// Linkers make two or three small segments of notes; of a file with more, or longer ones, the others are not read.
+const MAX_NOTE_SEGMENTS: usize = 16;
+const MAX_NOTES: u64 = 64 << 10;
 /// The kernel takes no longer one (PATH_MAX, fs/binfmt_elf.c).
 const MAX_INTERPRETER: usize = 4096;
 
@@ -51,7 +54,7 @@ impl Elf {
 fn parse<H: FileHeader<Endian = Endianness>>(kept: &ElfStream) -> Result<Elf, String> {
     let header = H::parse(kept).map_err(wrong)?;
     let endian = header.endian().map_err(wrong)?;
-    let bare = Elf {
+    let mut found = Elf {
         machine: header.e_machine(endian).0,
         is_64: header.is_type_64(),
         little_endian: header.is_little_endian(),
@@ -65,9 +68,9 @@ fn parse<H: FileHeader<Endian = Endianness>>(kept: &ElfStream) -> Result<Elf, St
         versions_defined: Vec::new(),
         cpu_level: None,
     };
-    match parse_tables(kept, header, endian, bare.clone()) {
-        Err(_) if kept.has_missed() => Ok(bare),
-        result => result,
+    match parse_segments(kept, header, endian, &mut found) {
+        Err(_) if kept.has_missed() => Ok(found),
+        result => result.map(|()| found),
     }
 }
 
@@ -75,12 +78,14 @@ fn wrong(error: object::read::Error) -> String {
     error.to_string()
 }
 
-fn parse_tables<H: FileHeader<Endian = Endianness>>(
+/// What a dynamic section says is found as a whole or not at all: libraries without the directories they are in would
+/// mislead.
+fn parse_segments<H: FileHeader<Endian = Endianness>>(
     kept: &ElfStream,
     header: &H,
     endian: Endianness,
-    mut found: Elf,
-) -> Result<Elf, String> {
+    found: &mut Elf,
+) -> Result<(), String> {
     let segments = header.program_headers(endian, kept).map_err(wrong)?;
     let mut dynamic = None;
     for segment in segments {
@@ -97,10 +102,25 @@ fn parse_tables<H: FileHeader<Endian = Endianness>>(
     }
     if elf::Machine(found.machine) == elf::EM_X86_64 {
         found.cpu_level = cpu_level::<H>(segments, endian, kept);
+        // Notes that cannot be read say nothing, wherever they are.
+        kept.forget_missed();
     }
-    let Some(dynamic) = dynamic else {
-        return Ok(found);
-    };
+    match dynamic {
+        Some(dynamic) => {
+            *found = parse_dynamic::<H>(kept, segments, dynamic, endian, found.clone())?;
+            Ok(())
+        }
+        None => Ok(()),
+    }
+}
+
+fn parse_dynamic<H: FileHeader<Endian = Endianness>>(
+    kept: &ElfStream,
+    segments: &[H::ProgramHeader],
+    dynamic: &[H::Dyn],
+    endian: Endianness,
+    mut found: Elf,
+) -> Result<Elf, String> {
     // The kernel maps segments; addresses in the dynamic section are of the mapped file.
     let offset_of = |address: u64| {
         segments.iter().find_map(|segment| {
@@ -169,7 +189,11 @@ fn cpu_level<H: FileHeader<Endian = Endianness>>(
     kept: &ElfStream,
 ) -> Option<u8> {
     let mut bits = 0;
-    for segment in segments {
+    let is_read = |segment: &&H::ProgramHeader| {
+        segment.p_type(endian) == elf::PT_NOTE && segment.p_filesz(endian).into() <= MAX_NOTES
+    };
+    // All of them may be the same bytes.
+    for segment in segments.iter().filter(is_read).take(MAX_NOTE_SEGMENTS) {
         let Ok(Some(mut notes)) = segment.notes(endian, kept) else {
             continue;
         };
@@ -197,12 +221,14 @@ fn versions_needed(
     let outside = |()| "its table of needed versions ends early".to_owned();
     let mut needed = Vec::new();
     let mut at = start;
+    let mut steps = MAX_NAMES;
     for _ in 0..MAX_NAMES {
         let library: &elf::Verneed<Endianness> = kept.read_at(at).map_err(outside)?;
         let mut versions = Vec::new();
         let mut version_at = at.saturating_add(library.vn_aux.get(endian).into());
         for _ in 0..library.vn_cnt.get(endian) {
             let version: &elf::Vernaux<Endianness> = kept.read_at(version_at).map_err(outside)?;
+            steps = steps.checked_sub(1).ok_or("it needs too many versions")?;
             if version.vna_flags.get(endian).0 & elf::VER_FLG_WEAK.0 == 0 {
                 versions.push(name(version.vna_name.get(endian).into())?);
             }
@@ -272,219 +298,4 @@ pub(crate) fn machine_name(machine: u16, is_64: bool) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::OnceLock;
-
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::elf_stream::MOST;
-
-    /// This very program: dynamic, with needed versions.
-    fn program() -> &'static [u8] {
-        static BYTES: OnceLock<Vec<u8>> = OnceLock::new();
-        BYTES.get_or_init(|| std::fs::read(std::env::current_exe().unwrap()).unwrap())
-    }
-
-    fn read(bytes: &[u8]) -> Result<Elf, String> {
-        let head = bytes.len().min(64);
-        let mut file = ElfStream::default();
-        file.push(&bytes[..head]);
-        for chunk in bytes[head..].chunks(32 << 10) {
-            if file.is_done() {
-                break;
-            }
-            file.push(chunk);
-        }
-        Elf::read(&file)
-    }
-
-    #[test]
-    fn a_real_program_says_what_it_needs() {
-        let elf = read(program()).unwrap();
-        assert!(
-            elf.interpreter.unwrap().contains("/ld-"),
-            "a dynamic program"
-        );
-        let libc = elf.needed.iter().find(|name| name.starts_with("libc."));
-        let versions = elf
-            .versions_needed
-            .iter()
-            .find(|(name, _)| Some(name) == libc);
-        let (_, versions) = versions.unwrap();
-        assert!(
-            versions
-                .iter()
-                .any(|version| version.starts_with("GLIBC_2.")),
-            "{versions:?}"
-        );
-    }
-
-    /// Where the program header of that type is.
-    fn segment(bytes: &[u8], kind: u8) -> usize {
-        let count = usize::from(u16::from_le_bytes([bytes[56], bytes[57]]));
-        let mut places = (0..count).map(|index| 64 + index * 56);
-        places
-            .find(|at| bytes[*at..at + 4] == [kind, 0, 0, 0])
-            .unwrap()
-    }
-
-    fn number(bytes: &[u8], at: usize) -> usize {
-        u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap()) as usize
-    }
-
-    #[test]
-    fn a_dynamic_section_is_found_wherever_it_is() {
-        let whole = read(program()).unwrap();
-        let header = segment(program(), 2);
-        let (from, size) = (
-            number(program(), header + 8),
-            number(program(), header + 32),
-        );
-        let section = &program()[from..from + size];
-        for place in [MOST - size, MOST - 64, MOST - 16, MOST, MOST + 4096] {
-            let mut bytes = program()[..program().len().min(MOST)].to_vec();
-            bytes.resize(MOST + (1 << 20), 0);
-            bytes[place..place + size].copy_from_slice(section);
-            bytes[header + 8..header + 16].copy_from_slice(&(place as u64).to_le_bytes());
-            assert_eq!(read(&bytes).unwrap(), whole, "{place}");
-        }
-    }
-
-    /// Headers of a program for x86-64 with these program headers, up to 0x200.
-    fn headers(segments: &[Vec<u8>]) -> Vec<u8> {
-        let count = u8::try_from(segments.len()).unwrap();
-        let mut bytes = [
-            b"\x7fELF\x02\x01\x01".as_slice(),
-            &[0; 9],
-            &3_u16.to_le_bytes(),
-            &62_u16.to_le_bytes(),
-            &1_u32.to_le_bytes(),
-            &[0; 8],
-            &64_u64.to_le_bytes(),
-            &[0; 12],
-            &[64, 0, 56, 0, count, 0, 0, 0, 0, 0, 0, 0],
-            &segments.concat(),
-        ]
-        .concat();
-        bytes.resize(0x200, 0);
-        bytes
-    }
-
-    /// A program header: its type, its flags, and where it is in the file and in memory alike.
-    fn program_header(kind: u32, flags: u32, from: u64, size: u64) -> Vec<u8> {
-        let words = [from, from, from, size, size, 1].map(u64::to_le_bytes);
-        [
-            &kind.to_le_bytes()[..],
-            &flags.to_le_bytes(),
-            &words.concat(),
-        ]
-        .concat()
-    }
-
-    fn dynamic(entries: impl IntoIterator<Item = (u64, u64)>) -> Vec<u8> {
-        let entries = entries.into_iter().chain([(0, 0)]);
-        entries
-            .flat_map(|(tag, value)| [tag.to_le_bytes(), value.to_le_bytes()].concat())
-            .collect()
-    }
-
-    #[test]
-    fn names_are_found_behind_any_amount_of_code() {
-        const CODE: u64 = 1 << 20;
-        let names = CODE + 2 * MOST as u64;
-        let entries = dynamic([(5, names), (10, 7), (1, 1)]);
-        let behind = names + 16;
-        let file = |flags| {
-            let mut bytes = headers(&[
-                program_header(1, 4, 0, 0x200),
-                program_header(1, flags, CODE, names - CODE),
-                program_header(1, 6, names, 0x1000),
-                program_header(2, 6, behind, entries.len() as u64),
-            ]);
-            bytes.resize(usize::try_from(names).unwrap(), 0xcc);
-            bytes.extend(b"\0libx.");
-            bytes.resize(usize::try_from(behind).unwrap(), 0);
-            bytes.extend(&entries);
-            bytes.resize(bytes.len() + 0x1000, 0);
-            bytes
-        };
-        const READ_EXECUTE: u32 = 5;
-        const READ: u32 = 4;
-        assert_eq!(read(&file(READ_EXECUTE)).unwrap().needed, ["libx."]);
-        // There was too much before them.
-        let elf = read(&file(READ)).unwrap();
-        assert_eq!((elf.machine, elf.needed), (62, vec![]));
-    }
-
-    #[test]
-    fn names_within_code_are_not_known_and_names_behind_the_end_are_a_mistake() {
-        let entries = dynamic([(5, 0x20000), (10, 7), (1, 1)]);
-        let mut bytes = headers(&[
-            program_header(1, 4, 0, 0x10000),
-            program_header(1, 5, 0x10000, 0x20000),
-            program_header(2, 6, 0x200, entries.len() as u64),
-        ]);
-        bytes.extend(&entries);
-        bytes.resize(0x18000, 0);
-        read(&bytes).unwrap_err();
-        bytes.resize(0x30000, 0);
-        assert_eq!(read(&bytes).unwrap().needed, [""; 0]);
-    }
-
-    #[test]
-    fn it_does_not_matter_in_how_many_pieces_a_file_comes() {
-        let whole = {
-            let mut file = ElfStream::default();
-            file.push(program());
-            Elf::read(&file).unwrap()
-        };
-        assert_eq!(read(program()).unwrap(), whole);
-    }
-
-    #[test]
-    fn tables_out_of_reach_are_no_mistake() {
-        let mut bytes = program()[..4096].to_vec();
-        bytes[32..40].copy_from_slice(&(MOST as u64 + 4096).to_le_bytes());
-        read(&bytes).unwrap_err();
-        bytes.resize(MOST + (1 << 20), 0);
-        let elf = read(&bytes).unwrap();
-        assert_eq!(elf.machine, read(program()).unwrap().machine);
-        assert_eq!(elf.interpreter, None);
-    }
-
-    #[test]
-    fn one_long_name_over_and_over_is_refused() {
-        // 3000 libraries that are all called by the same 8000 letters.
-        let names = std::iter::repeat_n((1, 0), 3000);
-        let entries = dynamic([(5, 0x200), (10, 8001)].into_iter().chain(names));
-        let mut bytes = headers(&[
-            program_header(1, 4, 0, 1 << 20),
-            program_header(2, 4, 0x200 + 8001, entries.len() as u64),
-        ]);
-        bytes.extend([b'a'; 8000]);
-        bytes.push(0);
-        bytes.extend(entries);
-        let problem = read(&bytes).unwrap_err();
-        assert_eq!(problem, "its names are too many or too long");
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(512))]
-
-        #[test]
-        fn damaged_programs_never_panic_nor_grow(
-            changes in prop::collection::vec((0_usize..4096, any::<u8>()), 1..24),
-            length in 0_usize..1 << 20,
-        ) {
-            let mut bytes = program()[..length.max(4096).min(program().len())].to_vec();
-            for (at, byte) in changes {
-                bytes[at] = byte;
-            }
-            if let Ok(elf) = read(&bytes) {
-                let names = elf.needed.iter().chain(&elf.versions_defined);
-                prop_assert!(names.map(String::len).sum::<usize>() <= 3 * MAX_NAME_BYTES);
-            }
-        }
-    }
-}
+mod tests;

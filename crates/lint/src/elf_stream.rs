@@ -6,15 +6,19 @@ use std::ops::Range;
 use object::read::elf::{FileHeader, ProgramHeader};
 use object::{Endianness, ReadRef, elf};
 
-/// How much of one file is kept at most, its dynamic section aside. The tables of names and versions stand before what
-/// is long.
+/// How much of one file is kept at most, and of its dynamic section where that is behind so much. The tables of names and
+/// versions stand before what is long.
 pub(crate) const MOST: usize = 16 << 20;
 /// How much memory is kept from one file to the next: most need less.
 const ROOM: usize = 1 << 20;
 /// The largest dynamic section that is kept behind the rest.
 const MAX_DYNAMIC: u64 = 1 << 20;
-/// Linkers make one or two; of a file with more of them all is kept.
+/// Linkers make one or two segments of code; of a file with more of them all is kept.
 const MAX_CODE: usize = 16;
+/// Of each this much is kept: linkers that make no segment of their own for what is only read put tables before the code.
+const TABLES: u64 = 1 << 20;
+/// While it is not known what is needed, that is asked after so many bytes.
+const STEP: u64 = 64 << 10;
 /// A file of which only some bytes are known.
 #[derive(Debug, Default)]
 pub(crate) struct ElfStream {
@@ -42,7 +46,7 @@ struct Piece {
 #[derive(Debug)]
 struct Plan {
     dynamic: Range<u64>,
-    /// Machine code, which no table is in.
+    /// Machine code, behind what tables may be before it.
     code: Vec<Range<u64>>,
     /// From here on there is nothing but what debuggers read.
     end: u64,
@@ -70,14 +74,14 @@ impl ElfStream {
             }
             self.position += these.len() as u64;
             bytes = rest;
-        }
-        if self.plan.is_none() {
-            self.plan = match self.class() {
-                Some(elf::ELFCLASS32) => Plan::of::<elf::FileHeader32<Endianness>>(self),
-                Some(elf::ELFCLASS64) => Plan::of::<elf::FileHeader64<Endianness>>(self),
-                _ => None,
-            };
-            self.missed.set(false);
+            if self.plan.is_none() {
+                self.plan = match self.class() {
+                    Some(elf::ELFCLASS32) => Plan::of::<elf::FileHeader32<Endianness>>(self),
+                    Some(elf::ELFCLASS64) => Plan::of::<elf::FileHeader64<Endianness>>(self),
+                    _ => None,
+                };
+                self.forget_missed();
+            }
         }
     }
 
@@ -95,6 +99,11 @@ impl ElfStream {
         self.missed.get()
     }
 
+    /// Has what was missed until now count no more.
+    pub(crate) fn forget_missed(&self) {
+        self.missed.set(false);
+    }
+
     /// The fifth byte of the file.
     pub(crate) fn class(&self) -> Option<elf::FileClass> {
         let class = self.read_bytes_at(4, 1).ok()?;
@@ -109,7 +118,7 @@ impl ElfStream {
             return if self.is_full() {
                 (false, u64::MAX)
             } else {
-                (true, full)
+                (true, full.min(at + STEP))
             };
         };
         if plan.dynamic.contains(&at) {
@@ -190,7 +199,11 @@ impl Plan {
                 && segment.p_flags(endian).0 & elf::PF_X.0 != 0
                 && range(segment).start > 0
         });
-        let mut code: Vec<Range<u64>> = code.map(range).collect();
+        let behind_tables = |segment: &H::ProgramHeader| {
+            let range = range(segment);
+            range.start.saturating_add(TABLES)..range.end
+        };
+        let mut code: Vec<Range<u64>> = code.map(behind_tables).collect();
         if code.len() > MAX_CODE {
             code.clear();
         }
@@ -228,5 +241,30 @@ impl<'a> ReadRef<'a> for &'a ElfStream {
             self.miss(range.end);
         }
         Err(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_is_kept_than_said_of_a_file_without_end() {
+        // The header of an ELF file, and then nothing that makes sense.
+        for first in [
+            &b"\x7fELF\x02\x01\x01"[..],
+            b"\x7fELF\x01\x01\x01",
+            b"\x7fELF\x09",
+        ] {
+            let mut file = ElfStream::default();
+            file.push(first);
+            for _ in 0..3 * MOST / (1 << 20) {
+                file.push(&vec![0xa5; 1 << 20]);
+            }
+            assert!(file.bytes.len() <= MOST, "{}", file.bytes.len());
+            assert!(file.is_done());
+            file.clear();
+            assert!(file.bytes.capacity() <= ROOM);
+        }
     }
 }

@@ -1,8 +1,8 @@
 //! Indexes of layers that were read before, kept beside the layers of the store, so that lint does not decompress an
 //! image twice.
 
-use std::fs::{self, DirBuilder};
-use std::io::{self, Write};
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -24,10 +24,11 @@ pub struct IndexStore {
     dir: PathBuf,
 }
 
-/// An index in a file that has no name yet by which it would be found; dropped, it is removed.
+/// An index in a file without a name, so that nothing is left of it if it is dropped or the process ends.
 #[derive(Debug)]
 pub struct UnprovenIndex {
-    written: NamedTempFile,
+    written: File,
+    dir: PathBuf,
     name: PathBuf,
 }
 
@@ -35,9 +36,12 @@ impl UnprovenIndex {
     /// Has it found from now on.
     ///
     /// # Errors
-    /// It cannot be renamed; nothing is left of it then.
-    pub fn keep(self) -> io::Result<()> {
-        self.written.persist(self.name)?;
+    /// It cannot be copied to a file with a name; nothing is left of it then.
+    pub fn keep(mut self) -> io::Result<()> {
+        let mut named = NamedTempFile::new_in(&self.dir)?;
+        self.written.rewind()?;
+        io::copy(&mut self.written, &mut named)?;
+        named.persist(self.name)?;
         Ok(())
     }
 }
@@ -105,11 +109,12 @@ impl IndexStore {
             .recursive(true)
             .mode(0o700)
             .create(&self.dir)?;
-        let mut written = NamedTempFile::new_in(&self.dir)?;
+        let mut written = tempfile::tempfile_in(&self.dir)?;
         written.write_all(Digest::sha256(&bytes).hex().as_bytes())?;
         written.write_all(&bytes)?;
         Ok(UnprovenIndex {
             written,
+            dir: self.dir.clone(),
             name: self.file(layer),
         })
     }
@@ -126,7 +131,11 @@ impl IndexStore {
         for file in files {
             let path = file?.path();
             if !layers.iter().any(|layer| self.file(layer) == path) {
-                fs::remove_file(path)?;
+                match fs::remove_file(path) {
+                    // A run beside this one has renamed or removed it.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    removed => removed?,
+                }
             }
         }
         Ok(())
@@ -174,9 +183,7 @@ mod tests {
         assert_eq!(store.get(&layer, &limits), None);
         let index = index();
         assert!(!index.entries.is_empty());
-        let unproven = store.write(&layer, &limits, &index).unwrap();
-        assert_eq!(store.get(&layer, &limits), None, "not known to be right");
-        drop(unproven);
+        let _unproven = store.write(&layer, &limits, &index).unwrap();
         assert_eq!(fs::read_dir(&store.dir).unwrap().count(), 0);
         store.put(&layer, &limits, &index).unwrap();
         assert_eq!(store.get(&layer, &limits), Some(index));

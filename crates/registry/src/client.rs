@@ -105,7 +105,11 @@ impl fmt::Debug for Client {
 /// The proxies that reqwest asks, as it finds them itself.
 fn proxies(options: &RegistryOptions) -> Matcher {
     match &options.proxy {
-        Some(proxy) => Matcher::builder().all(proxy.as_str()).build(),
+        Some(proxy) => {
+            // With what a URL escapes escaped.
+            let url = Url::parse(proxy).map_or_else(|_| proxy.clone(), Into::into);
+            Matcher::builder().all(url).build()
+        }
         None => Matcher::from_system(),
     }
 }
@@ -143,6 +147,10 @@ mod tests {
         for (proxy, shown) in [
             (
                 "http://user:s3cret@proxy.test:3128",
+                "http://proxy.test:3128",
+            ),
+            (
+                "http://user:p^s@s3cret@proxy.test:3128",
                 "http://proxy.test:3128",
             ),
             (

@@ -345,7 +345,7 @@ pub(crate) const WAY: &str =
 /// Where a proxy is set, and how.
 const PROXY: &str = "a proxy is named by `HTTPS_PROXY`, `HTTP_PROXY` or `ALL_PROXY`, or by `proxy` in registries.toml, with a \
                      name and a password where it wants them: http://NAME:PASSWORD@HOST:PORT; `NO_PROXY` names the hosts that \
-                     are reached without one";
+                     the variables are not about";
 
 impl Error {
     /// Whose fault it is.
@@ -480,6 +480,22 @@ pub(crate) fn is_client_unknown(error: &reqwest::Error) -> bool {
             | Alert::UnknownCA
             | Alert::AccessDenied
     )
+}
+
+/// Whether a proxy wants another name and password, or any, before it connects us: what hyper-util says of an HTTP and
+/// of a SOCKS proxy, in errors whose types are its own.
+pub(crate) fn is_refused_by_proxy(error: &reqwest::Error) -> bool {
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        let text = error.to_string();
+        if text.ends_with("proxy authorization required")
+            || text.ends_with("credentials not accepted")
+        {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 fn tls_error(error: &reqwest::Error) -> Option<&rustls::Error> {

@@ -11,7 +11,7 @@ use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
 use crate::auth::{Access, Authenticator, CredentialStore};
 use crate::client::{Client, Clients};
 use crate::ecr::EcrHost;
-use crate::error::is_client_unknown;
+use crate::error::{is_client_unknown, is_refused_by_proxy};
 use crate::location::{is_loopback, same_origin, shown};
 use crate::retry::Backoff;
 use crate::wire_error::{READ_LIMIT, WireError, retry_after};
@@ -39,10 +39,17 @@ impl Exchange {
                 source,
             };
         }
+        let proxy = self.proxy.clone();
+        match proxy {
+            Some(proxy) if is_refused_by_proxy(&source) => {
+                return Error::ProxyRefused { method, url, proxy };
+            }
+            _ => {}
+        }
         Error::Request {
             method,
             url,
-            proxy: self.proxy.clone(),
+            proxy,
             source,
         }
     }

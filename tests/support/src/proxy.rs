@@ -5,7 +5,7 @@ mod socks;
 
 use std::io;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
@@ -23,6 +23,7 @@ pub enum ProxyKind {
 pub struct Proxy {
     address: SocketAddr,
     asked: Arc<Mutex<Vec<String>>>,
+    refused: Arc<AtomicUsize>,
     ended: Arc<AtomicBool>,
 }
 
@@ -32,6 +33,7 @@ struct Manners {
     /// The name and password that are asked for.
     login: Option<(String, String)>,
     asked: Arc<Mutex<Vec<String>>>,
+    refused: Arc<AtomicUsize>,
 }
 
 impl Proxy {
@@ -44,12 +46,14 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port of loopback");
         let address = listener.local_addr().expect("it was bound");
         let asked: Arc<Mutex<Vec<String>>> = Arc::default();
+        let refused: Arc<AtomicUsize> = Arc::default();
         let ended: Arc<AtomicBool> = Arc::default();
         let over = Arc::clone(&ended);
         let manners = Arc::new(Manners {
             to,
             login: login.map(|(name, password)| (name.to_owned(), password.to_owned())),
             asked: Arc::clone(&asked),
+            refused: Arc::clone(&refused),
         });
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
@@ -67,6 +71,7 @@ impl Proxy {
         Self {
             address,
             asked,
+            refused,
             ended,
         }
     }
@@ -74,6 +79,11 @@ impl Proxy {
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// How often somebody came without the right name and password.
+    pub fn refused(&self) -> usize {
+        self.refused.load(Ordering::Relaxed)
     }
 
     /// `HOST:PORT` of each connection that was granted, names as they were sent.
@@ -94,6 +104,11 @@ impl Drop for Proxy {
 }
 
 impl Manners {
+    /// Notes that somebody does not know the password.
+    fn refuse(&self) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Notes what was asked for, and connects to where everything goes.
     fn connect(&self, asked: String) -> io::Result<TcpStream> {
         self.asked.lock().expect("no panic while held").push(asked);

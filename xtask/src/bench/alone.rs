@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::contender::Place;
 use super::meter::{Cost, time_of};
-use super::registry::{free_port, wait_until_answered};
+use super::registry::{free_ports, wait_until_answered};
 use super::stages::{Run, Stages};
 use super::workload::Workload;
 use crate::Result;
@@ -84,17 +84,15 @@ fn plain_layers(workload: &Workload, kept: &Path) -> Result<Vec<PathBuf>> {
     Ok(layers.map(|layer| dir.join(layer)).collect())
 }
 
-/// That many at once, from their start until each has answered 200, with the files that [`stages`] wrote in `beside`. A single
-/// one runs twice, and the second time counts, as it does in a container.
+/// That many at once, from their start until each has answered 200, with the files that [`stages`] wrote in `beside`. They
+/// run twice, and the second time counts, as it does in a container.
 pub(crate) fn apps(count: usize, beside: &Path) -> Result<Run> {
-    if count == 1 {
-        apps_once(count, beside)?;
-    }
+    apps_once(count, beside)?;
     apps_once(count, beside)
 }
 
 fn apps_once(count: usize, beside: &Path) -> Result<Run> {
-    let ports: Vec<u16> = (0..count).map(|_| free_port()).collect::<Result<_>>()?;
+    let ports = free_ports(count)?;
     let began = Instant::now();
     let mut apps = Apps(Vec::new());
     for port in &ports {

@@ -1,7 +1,7 @@
 //! A registry for one push: Debian's `docker-registry` on a free port, empty, so that nobody finds blobs there.
 
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -60,7 +60,15 @@ impl Drop for Registry {
 
 /// A port of 127.0.0.1 that nobody listened on a moment ago.
 pub(crate) fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+    Ok(free_ports(1)?[0])
+}
+
+/// Several, all different.
+pub(crate) fn free_ports(count: usize) -> Result<Vec<u16>> {
+    let bind = |_| TcpListener::bind(("127.0.0.1", 0));
+    let listeners: Vec<TcpListener> = (0..count).map(bind).collect::<io::Result<_>>()?;
+    let ports = listeners.iter().map(|one| Ok(one.local_addr()?.port()));
+    ports.collect()
 }
 
 /// Asks for `path` every 10 ms until the answer is 200.

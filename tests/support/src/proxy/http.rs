@@ -24,6 +24,7 @@ pub(super) fn serve(stream: TcpStream, manners: &Manners) -> io::Result<()> {
         return Ok(());
     };
     if !is_known(&head, manners) {
+        manners.refuse();
         // The end of the answer is that of the connection: a body of the request is not read.
         return stream.write_all(
             b"HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Authenticate: Basic realm=\"proxy\"\r\n\

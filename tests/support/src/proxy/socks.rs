@@ -34,6 +34,7 @@ pub(super) fn serve(mut stream: TcpStream, manners: &Manners) -> io::Result<()> 
         let right = given_name == name.as_bytes() && given_password == password.as_bytes();
         stream.write_all(&[version, u8::from(!right)])?;
         if !right {
+            manners.refuse();
             return Ok(());
         }
     }
