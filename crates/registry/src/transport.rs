@@ -125,10 +125,10 @@ impl Answer {
         };
         let method = self.exchange.method;
         let url = shown(&self.exchange.url);
-        // No registry answers so (RFC 9110, 15.5.8).
-        if self.response.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED
-            && let Some(proxy) = self.exchange.proxy
-        {
+        // No registry answers so (RFC 9110, 15.5.8). A redirect may have led to a proxy that the URL alone does not.
+        if self.response.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED {
+            let proxy = self.exchange.proxy;
+            let proxy = proxy.unwrap_or_else(|| "on the way".to_owned());
             return Error::ProxyRefused { method, url, proxy };
         }
         Error::Refused {

@@ -1,3 +1,5 @@
+//! What is read of ELF files, real ones and damaged ones, and what is refused.
+
 use std::sync::OnceLock;
 
 use proptest::prelude::*;
