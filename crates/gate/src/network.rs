@@ -69,9 +69,6 @@ impl RunningNetwork {
             listening: Vec::new(),
         };
         for (name, ip) in &self.addresses {
-            // Of a container that has ended, nothing listens.
-            let listening = sandbox.listeners(name, false).await.unwrap_or_default();
-            report.listening.push((name.clone(), listening));
             if plan.network == Network::Shared && name != APP {
                 continue;
             }
@@ -87,6 +84,18 @@ impl RunningNetwork {
                 unresolved: self.names.unresolved(*ip),
                 connected: self.egress.of(*ip),
             });
+        }
+        // It explains what was refused, and asking takes the kernel some milliseconds.
+        if report
+            .reached
+            .iter()
+            .any(|reached| !reached.refused.is_empty())
+        {
+            for (name, _) in &self.addresses {
+                // Of a container that has ended, nothing listens.
+                let listening = sandbox.listeners(name, false).await.unwrap_or_default();
+                report.listening.push((name.clone(), listening));
+            }
         }
         report
     }

@@ -25,7 +25,7 @@ pub struct NetworkReport {
     pub addresses: Vec<(String, Ipv4Addr)>,
     /// What each container reached for; a shared namespace has one entry.
     pub reached: Vec<ContainerReached>,
-    /// What listened at the end, by container.
+    /// What listened at the end, by container; not asked for where no connection was refused.
     pub listening: Vec<(String, Vec<Listener>)>,
 }
 

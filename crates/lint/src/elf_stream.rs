@@ -13,8 +13,8 @@ pub(crate) const MOST: usize = 16 << 20;
 const ROOM: usize = 1 << 20;
 /// The largest dynamic section that is kept behind the rest.
 const MAX_DYNAMIC: u64 = 1 << 20;
-/// Linkers make one or two segments of code; of a file with more of them all is kept.
-const MAX_CODE: usize = 16;
+/// Linkers make one or two segments of code, and one of constants behind it; of a file with more of them all is kept.
+const MAX_BULK: usize = 16;
 /// Of each this much is kept: linkers that make no segment of their own for what is only read put tables before the code.
 const TABLES: u64 = 1 << 20;
 /// While it is not known what is needed, that is asked after so many bytes.
@@ -46,8 +46,8 @@ struct Piece {
 #[derive(Debug)]
 struct Plan {
     dynamic: Range<u64>,
-    /// Machine code, behind what tables may be before it.
-    code: Vec<Range<u64>>,
+    /// Machine code and constants, behind what tables may be before them.
+    bulk: Vec<Range<u64>>,
     /// From here on there is nothing but what debuggers read.
     end: u64,
 }
@@ -130,13 +130,19 @@ impl ElfStream {
         if at >= plan.end || self.is_full() {
             return (false, until(u64::MAX));
         }
-        if let Some(code) = plan.code.iter().find(|code| code.contains(&at)) {
-            return (false, until(code.end));
+        if let Some(bulk) = plan.bulk.iter().find(|bulk| bulk.contains(&at)) {
+            return (false, until(bulk.end));
         }
-        let starts = plan.code.iter().map(|code| code.start);
-        let next_code = starts.filter(|start| *start > at).min();
-        let end = next_code.unwrap_or(u64::MAX).min(plan.end).min(full);
+        let starts = plan.bulk.iter().map(|bulk| bulk.start);
+        let next_bulk = starts.filter(|start| *start > at).min();
+        let end = next_bulk.unwrap_or(u64::MAX).min(plan.end).min(full);
         (true, until(end))
+    }
+
+    /// Bytes that are kept.
+    #[cfg(test)]
+    pub(crate) fn kept(&self) -> usize {
+        self.bytes.len()
     }
 
     fn is_full(&self) -> bool {
@@ -194,23 +200,33 @@ impl Plan {
             dynamic.is_some() || matches!(segment.p_type(endian), elf::PT_INTERP | elf::PT_NOTE)
         });
         let end = read.map(|segment| range(segment).end).max();
-        let code = segments.iter().filter(|segment| {
-            segment.p_type(endian) == elf::PT_LOAD
-                && segment.p_flags(endian).0 & elf::PF_X.0 != 0
-                && range(segment).start > 0
+        let loaded = |segment: &&H::ProgramHeader| segment.p_type(endian) == elf::PT_LOAD;
+        let has = |segment: &H::ProgramHeader, flag: elf::ProgramFlags| {
+            segment.p_flags(endian).0 & flag.0 != 0
+        };
+        // Where a segment that is only read comes first, the tables are in it, and such a segment behind the code has
+        // constants. Go's linker makes none, and puts its tables behind the code and the constants.
+        let first = segments.iter().find(loaded);
+        let tables_first = first.is_some_and(|segment| !has(segment, elf::PF_X));
+        let mut behind_code = false;
+        let bulk = segments.iter().filter(loaded).filter(|segment| {
+            let executable = has(segment, elf::PF_X);
+            let constants = tables_first && behind_code && !has(segment, elf::PF_W);
+            behind_code |= executable;
+            (executable || constants) && range(segment).start > 0
         });
         let behind_tables = |segment: &H::ProgramHeader| {
             let range = range(segment);
             range.start.saturating_add(TABLES)..range.end
         };
-        let mut code: Vec<Range<u64>> = code.map(behind_tables).collect();
-        if code.len() > MAX_CODE {
-            code.clear();
+        let mut bulk: Vec<Range<u64>> = bulk.map(behind_tables).collect();
+        if bulk.len() > MAX_BULK {
+            bulk.clear();
         }
         let is_bounded = |range: &Range<u64>| range.end - range.start <= MAX_DYNAMIC;
         Some(Self {
             dynamic: dynamic.filter(is_bounded).unwrap_or(0..0),
-            code,
+            bulk,
             end: end.unwrap_or(0),
         })
     }

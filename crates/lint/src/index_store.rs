@@ -13,7 +13,7 @@ use tempfile::NamedTempFile;
 use crate::index::LayerIndex;
 
 /// Changes with what an index holds, and with how it is read: files of another are not looked at.
-const VERSION: &str = concat!("3-", env!("CARGO_PKG_VERSION"));
+const VERSION: &str = concat!("4-", env!("CARGO_PKG_VERSION"));
 
 /// A directory of indexes, one file for each layer by its DiffID.
 ///

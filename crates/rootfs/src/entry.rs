@@ -100,7 +100,8 @@ impl Entry {
         };
         let refuse = |problem| Error::entry(&name, problem);
         let over = |what, limit| refuse(EntryProblem::Limit { what, limit });
-        let field = |bytes: &[u8], what| number(bytes).ok_or(refuse(EntryProblem::BadHeader(what)));
+        let field =
+            |bytes: &[u8], what| number(bytes).ok_or_else(|| refuse(EntryProblem::BadHeader(what)));
 
         let stored = match extensions.pax(b"size") {
             Some(size) => decimal(size),

@@ -212,20 +212,19 @@ impl<R: BufRead> TarReader<R> {
 
     fn check(&self, header: &Header) -> Result<(), Error> {
         let bytes = header.as_bytes();
-        let sum = |as_number: fn(&u8) -> i64| -> i64 {
-            let outside = bytes[..148].iter().chain(&bytes[156..]);
-            outside.map(as_number).sum::<i64>() + 8 * i64::from(b' ')
-        };
+        let outside = || bytes[..148].iter().chain(&bytes[156..]);
         let stored = number(&bytes[148..156]);
-        // Some old tars summed signed bytes.
-        let sums = [
-            sum(|byte| i64::from(*byte)),
-            sum(|byte| i64::from(byte.cast_signed())),
-        ];
-        match stored {
-            Some(stored) if sums.contains(&stored) => Ok(()),
-            _ => Err(self.broken("header checksum mismatch")),
+        let blanks = 8 * u32::from(b' ');
+        let sum = outside().map(|byte| u32::from(*byte)).sum::<u32>() + blanks;
+        if stored == Some(i64::from(sum)) {
+            return Ok(());
         }
+        // Some old tars summed signed bytes.
+        let signed = outside().map(|byte| i64::from(byte.cast_signed()));
+        if stored == Some(signed.sum::<i64>() + i64::from(blanks)) {
+            return Ok(());
+        }
+        Err(self.broken("header checksum mismatch"))
     }
 
     fn extension(&mut self, header: &Header, budget: &mut u64) -> Result<Vec<u8>, Error> {

@@ -144,6 +144,41 @@ fn names_are_found_behind_any_amount_of_code() {
     assert_eq!((elf.machine, elf.needed), (62, vec![]));
 }
 
+/// Linkers that begin with a segment for what is only read have their tables there; Go's has them behind its constants.
+#[test]
+fn constants_behind_code_are_left_out_where_tables_come_first() {
+    const CODE: u64 = 0x1000;
+    const CONSTANTS: u64 = 0x2000;
+    const BEHIND: u64 = CONSTANTS + (4 << 20);
+    const READ: u32 = 4;
+    const READ_EXECUTE: u32 = 5;
+    let file = |first: u32, names: u64| {
+        let entries = dynamic([(5, names), (10, 7), (1, 1)]);
+        let mut bytes = headers(&[
+            program_header(1, first, 0, CODE),
+            program_header(1, READ_EXECUTE, CODE, CONSTANTS - CODE),
+            program_header(1, READ, CONSTANTS, BEHIND - CONSTANTS),
+            program_header(1, 6, BEHIND, 0x1000),
+            program_header(2, 6, BEHIND + 16, entries.len() as u64),
+        ]);
+        bytes.resize(usize::try_from(BEHIND + 0x1000).unwrap(), 0);
+        for (at, these) in [(names, &b"\0libx."[..]), (BEHIND + 16, &entries)] {
+            let at = usize::try_from(at).unwrap();
+            bytes[at..at + these.len()].copy_from_slice(these);
+        }
+        let mut stream = ElfStream::default();
+        stream.push(&bytes);
+        (Elf::read(&stream).unwrap().needed, stream.kept())
+    };
+    let deep = CONSTANTS + (3 << 20);
+    for (names, needed) in [(0x400, true), (BEHIND, true), (deep, false)] {
+        let (found, kept) = file(READ, names);
+        assert_eq!(found.as_slice() == ["libx."], needed, "{names:#x}");
+        assert!(kept < 2 << 20, "{kept}");
+    }
+    assert_eq!(file(READ_EXECUTE, deep).0, ["libx."]);
+}
+
 #[test]
 fn names_within_code_are_not_known_and_names_behind_the_end_are_a_mistake() {
     const CODE: u64 = 0x10000;
