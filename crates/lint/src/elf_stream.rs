@@ -10,7 +10,7 @@ use object::{Endianness, ReadRef, elf};
 /// versions stand before what is long.
 pub(crate) const MOST: usize = 16 << 20;
 /// How much memory is kept from one file to the next: most need less.
-const ROOM: usize = 1 << 20;
+const ROOM: usize = 4 << 20;
 /// The largest dynamic section that is kept behind the rest.
 const MAX_DYNAMIC: u64 = 1 << 20;
 /// Linkers make one or two segments of code, and one of constants behind it; of a file with more of them all is kept.
