@@ -89,6 +89,13 @@ impl Bench {
         run.assert_code(1); // it answers and ends
         let receipt = self.context.receipt();
         assert_eq!(receipt["variants"][0]["storage"], storage, "{}", run.stderr);
+        let timings = &receipt["variants"][0]["timings_ms"];
+        let took = |stage| {
+            timings[stage]
+                .as_u64()
+                .unwrap_or_else(|| panic!("{timings}"))
+        };
+        assert!(took("mount") <= took("start"), "{timings}");
         let log = self.context.app_log();
         let root = log.iter().find(|line| line.split(' ').nth(4) == Some("/"));
         let options = root.map(|line| line.split(' ').nth(5).unwrap_or_default().to_owned());

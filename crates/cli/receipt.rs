@@ -244,6 +244,9 @@ pub(crate) struct VariantTimings {
     pub(crate) sandbox: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) start: Option<u64>,
+    /// A part of `start`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) mount: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) probe: Option<u64>,
     pub(crate) total: u64,
@@ -525,6 +528,7 @@ fn variant_record(
         timings_ms: VariantTimings {
             sandbox: variant.timings.sandbox.map(millis),
             start: variant.timings.start.map(millis),
+            mount: variant.timings.mount.map(millis),
             probe: variant.timings.probe.map(millis),
             total: millis(variant.timings.total),
         },

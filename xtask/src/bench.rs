@@ -5,6 +5,7 @@
 
 mod alone;
 mod contender;
+mod curl;
 mod disk;
 mod docker;
 mod instructions;

@@ -27,8 +27,9 @@ const ORACLES: [(&str, &str); 2] = [("crun", "crun"), ("dockerd", "docker.io")];
 const COUNTERS: [(&str, &str); 1] = [("valgrind", "valgrind")];
 
 /// Whom `cargo xtask bench` compares with, beside what the tests need.
-const CONTENDERS: [(&str, &str); 5] = [
+const CONTENDERS: [(&str, &str); 6] = [
     ("buildah", "buildah"),
+    ("curl", "curl"),
     ("mkfs.ext4", "e2fsprogs"),
     ("dockerd", "docker.io"),
     ("igzip", "isal"),

@@ -135,6 +135,11 @@ fn record_facts(out: &mut String, record: &VariantRecord) -> fmt::Result {
     let stages = [
         stage("sandbox", timings.sandbox),
         stage("start", timings.start),
+        // Copying takes seconds, overlayfs nothing.
+        stage(
+            "of that joining layers",
+            timings.mount.filter(|took| *took > 0),
+        ),
         stage("probes", timings.probe),
         stage("in all", Some(timings.total)),
     ];

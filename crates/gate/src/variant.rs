@@ -221,6 +221,7 @@ impl<'a> Variant<'a> {
             }
         };
         verdict.timings.start = Some(starting.elapsed());
+        verdict.timings.mount = Some(app.process.started.mount);
         verdict.storage = Some(app.process.started.storage.clone());
         pod.forward(ports, &self.plan.app.name);
         let _ = self.events.send(Event::Started {

@@ -142,6 +142,8 @@ pub struct Timings {
     pub sandbox: Option<Duration>,
     /// From there until the entrypoint's `execve`.
     pub start: Option<Duration>,
+    /// What of this it took until the layers were one tree: mounting an overlay, or copying where there is none.
+    pub mount: Option<Duration>,
     /// From there until the probe passed or was given up.
     pub probe: Option<Duration>,
     /// All of it, but for the time in which it waited for the first layers that it needs.

@@ -1,4 +1,4 @@
-//! What is kept of an ELF file that streams by: its headers, its tables, and no code.
+//! What is kept of an ELF file that streams by: its headers and its tables, but neither code nor constants behind it.
 
 use std::cell::Cell;
 use std::ops::Range;
@@ -204,10 +204,23 @@ impl Plan {
         let has = |segment: &H::ProgramHeader, flag: elf::ProgramFlags| {
             segment.p_flags(endian).0 & flag.0 != 0
         };
-        // Where a segment that is only read comes first, the tables are in it, and such a segment behind the code has
-        // constants. Go's linker makes none, and puts its tables behind the code and the constants.
+        // What the kernel reads is small, and kept wherever it is.
+        let small = segments
+            .iter()
+            .filter(|segment| matches!(segment.p_type(endian), elf::PT_INTERP | elf::PT_NOTE));
+        let small: Vec<Range<u64>> = small.map(range).collect();
+        // Where a segment that is only read comes first, and has more than the headers and these, the tables are in it,
+        // and such a segment behind the code has constants. Go's linker begins with code, and has its tables behind the
+        // constants.
+        let headers = header.e_phoff(endian).into()
+            + u64::from(header.e_phnum(endian)) * u64::from(header.e_phentsize(endian));
         let first = segments.iter().find(loaded);
-        let tables_first = first.is_some_and(|segment| !has(segment, elf::PF_X));
+        let tables_first = first.is_some_and(|segment| {
+            let end = range(segment).end;
+            let ends = small.iter().map(|one| one.end).filter(|one| *one <= end);
+            let only_read = !has(segment, elf::PF_X) && !has(segment, elf::PF_W);
+            only_read && end > ends.fold(headers, u64::max)
+        });
         let mut behind_code = false;
         let bulk = segments.iter().filter(loaded).filter(|segment| {
             let executable = has(segment, elf::PF_X);
@@ -217,16 +230,24 @@ impl Plan {
         });
         let behind_tables = |segment: &H::ProgramHeader| {
             let range = range(segment);
-            range.start.saturating_add(TABLES)..range.end
+            let start = range.start.saturating_add(TABLES);
+            let next_small = small
+                .iter()
+                .map(|one| one.start)
+                .filter(|one| *one >= start);
+            start
+                ..next_small
+                    .min()
+                    .map_or(range.end, |next| next.min(range.end))
         };
-        let mut bulk: Vec<Range<u64>> = bulk.map(behind_tables).collect();
+        let mut bulk: Vec<_> = bulk.collect();
         if bulk.len() > MAX_BULK {
             bulk.clear();
         }
         let is_bounded = |range: &Range<u64>| range.end - range.start <= MAX_DYNAMIC;
         Some(Self {
             dynamic: dynamic.filter(is_bounded).unwrap_or(0..0),
-            bulk,
+            bulk: bulk.into_iter().map(behind_tables).collect(),
             end: end.unwrap_or(0),
         })
     }

@@ -39,18 +39,24 @@ impl Exchange {
                 source,
             };
         }
-        let proxy = self.proxy.clone();
-        match proxy {
-            Some(proxy) if is_refused_by_proxy(&source) => {
-                return Error::ProxyRefused { method, url, proxy };
-            }
-            _ => {}
+        if is_refused_by_proxy(&source) {
+            return self.refused_by_proxy();
         }
         Error::Request {
             method,
             url,
-            proxy,
+            proxy: self.proxy.clone(),
             source,
+        }
+    }
+
+    /// A redirect may have led to a proxy that the request's own URL does not.
+    fn refused_by_proxy(&self) -> Error {
+        let proxy = self.proxy.clone();
+        Error::ProxyRefused {
+            method: self.method.clone(),
+            url: shown(&self.url),
+            proxy: proxy.unwrap_or_else(|| "on the way".to_owned()),
         }
     }
 
@@ -123,14 +129,12 @@ impl Answer {
             // What is said about another refusal matters less than that it was one.
             Err(_) => Vec::new(),
         };
+        // No registry answers so (RFC 9110, 15.5.8).
+        if self.response.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED {
+            return self.exchange.refused_by_proxy();
+        }
         let method = self.exchange.method;
         let url = shown(&self.exchange.url);
-        // No registry answers so (RFC 9110, 15.5.8). A redirect may have led to a proxy that the URL alone does not.
-        if self.response.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED {
-            let proxy = self.exchange.proxy;
-            let proxy = proxy.unwrap_or_else(|| "on the way".to_owned());
-            return Error::ProxyRefused { method, url, proxy };
-        }
         Error::Refused {
             status: self.response.status(),
             retry_after: retry_after(self.response.headers(), SystemTime::now()),
@@ -456,5 +460,29 @@ impl Repository {
             credential,
             detail,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_proxy_that_only_a_redirect_led_to_has_no_name() {
+        let exchange = |proxy: Option<&str>| Exchange {
+            method: Method::GET,
+            url: Url::parse("https://registry.example/v2/").unwrap(),
+            idle: Duration::ZERO,
+            proxy: proxy.map(str::to_owned),
+        };
+        let said = |proxy| exchange(proxy).refused_by_proxy().to_string();
+        assert!(
+            said(Some("http://proxy.example:3128"))
+                .starts_with("the proxy http://proxy.example:3128 wants")
+        );
+        assert!(
+            said(None)
+                .starts_with("the proxy on the way wants a name and a password for GET https://")
+        );
     }
 }

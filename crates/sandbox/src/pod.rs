@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -184,6 +185,8 @@ pub struct Started {
     pub not_given: Vec<String>,
     /// How its layers were joined.
     pub storage: Storage,
+    /// How long joining them took.
+    pub mount: Duration,
 }
 
 /// How a container's layers became one tree.

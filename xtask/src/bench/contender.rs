@@ -7,7 +7,7 @@ use super::registry::Registry;
 use super::smokegate::{self, Ship};
 use super::stages::Run;
 use super::workload::{Packing, Workload};
-use super::{alone, docker, skopeo, storage, sweeper};
+use super::{alone, curl, docker, skopeo, storage, sweeper};
 use crate::Result;
 use crate::workspace::{is_installed, is_root};
 
@@ -49,6 +49,8 @@ pub(crate) enum Contender {
     Push,
     /// `skopeo copy` to the registry alone.
     SkopeoPush,
+    /// `curl` with the largest blob: what no push can be far below, as a registry takes one blob over one connection.
+    LargestBlob,
     /// That many of the same app from the same files, at once and outside of any container.
     AppsAlone(usize),
     /// All the way with other tools.
@@ -71,7 +73,7 @@ pub(crate) struct Place<'a> {
 
 impl Contender {
     /// In the order they run: `AppsAlone` uses the files that `Stages` wrote.
-    pub(crate) const ALL: [Self; 20] = [
+    pub(crate) const ALL: [Self; 21] = [
         Self::Ship(Ship::Cold),
         Self::Ship(Ship::Warm),
         Self::Ship(Ship::Compressed),
@@ -82,6 +84,7 @@ impl Contender {
         Self::Variants(8),
         Self::Push,
         Self::SkopeoPush,
+        Self::LargestBlob,
         Self::Peer(Peer::Docker),
         Self::Peer(Peer::Podman),
         Self::Peer(Peer::Buildah),
@@ -106,6 +109,7 @@ impl Contender {
             Self::Variants(_) => "gate of 8 variants",
             Self::Push => "smokegate push",
             Self::SkopeoPush => "skopeo copy",
+            Self::LargestBlob => "curl, the largest blob alone",
             Self::AppsAlone(1) => "its app, no container",
             Self::AppsAlone(2) => "2 of its app, no container",
             Self::AppsAlone(4) => "4 of its app, no container",
@@ -129,7 +133,7 @@ impl Contender {
         let (shape, packing) = (workload.shape, workload.packing);
         match self {
             Self::Ship(Ship::Compressed) => packing == Packing::DockerArchive,
-            Self::Push | Self::SkopeoPush => packing != Packing::DockerArchive,
+            Self::Push | Self::SkopeoPush | Self::LargestBlob => packing != Packing::DockerArchive,
             Self::Igzip | Self::Stages => packing == Packing::Gzip,
             Self::Variants(_) | Self::AppsAlone(_) => shape == "debian" && packing == Packing::Gzip,
             Self::Ship(_) | Self::Peer(_) => true,
@@ -150,6 +154,7 @@ impl Contender {
             }
             Self::Ship(_) | Self::Variants(_) | Self::Push | Self::AppsAlone(_) => &[],
             Self::SkopeoPush => &["skopeo"],
+            Self::LargestBlob => &["curl"],
             Self::Peer(Peer::Docker) => &["docker", "dockerd"],
             Self::Peer(Peer::Podman) => &["podman"],
             Self::Peer(Peer::Buildah) => &["buildah"],
@@ -187,6 +192,7 @@ impl Contender {
                 alone::apps(count, &place.disk.join(Self::Stages.directory()))
             }
             Self::SkopeoPush => skopeo::push(workload, &target),
+            Self::LargestBlob => curl::largest_blob(workload, &registry.address()),
             Self::Peer(Peer::Docker) => docker::run(workload, dir, &target),
             Self::Peer(Peer::Podman) => storage::podman(workload, dir, &target),
             Self::Peer(Peer::Buildah) => storage::buildah(workload, dir, &target),

@@ -176,7 +176,35 @@ fn constants_behind_code_are_left_out_where_tables_come_first() {
         assert_eq!(found.as_slice() == ["libx."], needed, "{names:#x}");
         assert!(kept < 2 << 20, "{kept}");
     }
-    assert_eq!(file(READ_EXECUTE, deep).0, ["libx."]);
+    // patchelf puts a segment of its own first, which can be written.
+    const READ_WRITE: u32 = 6;
+    for first in [READ_EXECUTE, READ_WRITE] {
+        assert_eq!(file(first, deep).0, ["libx."], "{first}");
+    }
+}
+
+/// Linkers of 2026 put the note that tells of the processor behind the constants.
+#[test]
+fn a_note_behind_constants_is_found() {
+    const CODE: u64 = 0x1000;
+    const CONSTANTS: u64 = 0x2000;
+    const NOTE: u64 = CONSTANTS + (3 << 20);
+    // x86-64-v3 is needed (System V ABI, AMD64 supplement, "Program Property").
+    let note: Vec<u8> = [4_u32, 16, 5, 0x0055_4e47, 0xc000_8002, 4, 4, 0]
+        .iter()
+        .flat_map(|word| word.to_le_bytes())
+        .collect();
+    let length = note.len() as u64;
+    let mut bytes = headers(&[
+        program_header(1, 4, 0, CODE),
+        program_header(1, 5, CODE, CONSTANTS - CODE),
+        program_header(1, 4, CONSTANTS, NOTE + length - CONSTANTS),
+        program_header(4, 4, NOTE, length),
+        program_header(2, 6, 0x400, 16),
+    ]);
+    bytes.resize(usize::try_from(NOTE).unwrap(), 0);
+    bytes.extend(&note);
+    assert_eq!(read(&bytes).unwrap().cpu_level, Some(3));
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::error::LibcontainerError;
@@ -47,6 +48,8 @@ pub(super) struct Container {
     pub(super) network: ContainerNetwork,
     pub(super) not_given: Vec<String>,
     pub(super) storage: Storage,
+    /// How long joining its layers took.
+    pub(super) mount: Duration,
     /// Of its first process; what is exec'd differs in the arguments.
     workload: Workload,
     /// Kept open for what is exec'd later; the workload names them by number.
@@ -91,6 +94,7 @@ impl Container {
         let Joined {
             rootfs,
             storage,
+            mount,
             not_kept,
         } = join_layers(&dir, &spec)?;
         let root_fd = open_root(&rootfs)?;
@@ -166,6 +170,7 @@ impl Container {
             network,
             not_given,
             storage,
+            mount,
             workload,
             _cgroups: cgroups,
             dir,

@@ -323,6 +323,7 @@ impl Pod<'_> {
                 address: container.network.address,
                 not_given: container.not_given.clone(),
                 storage: container.storage.clone(),
+                mount: container.mount,
             }),
             Err(error) => Answer::StartFailed(error),
         };
@@ -362,6 +363,7 @@ impl Pod<'_> {
             address: container.network.address,
             not_given: Vec::new(),
             storage: container.storage.clone(),
+            mount: container.mount,
         };
         let exec = container.exec(number, args, stdio, &self.log);
         let tracked = exec.and_then(|(running, watch)| {

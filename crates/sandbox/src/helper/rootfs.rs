@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{StatVfsMountFlags, statvfs};
 use rustix::mount::{MountFlags, mount_bind, mount_remount};
@@ -18,12 +19,15 @@ use crate::store::{deepest_errno, describe_unkept};
 pub(super) struct Joined {
     pub(super) rootfs: PathBuf,
     pub(super) storage: Storage,
+    /// How long joining took.
+    pub(super) mount: Duration,
     /// What a copy could not keep, each a phrase for the list of what was not tested.
     pub(super) not_kept: Vec<String>,
 }
 
 /// Joins the layers below `dir`, the container's directory.
 pub(super) fn join_layers(dir: &Path, spec: &ContainerSpec) -> Result<Joined, StartError> {
+    let began = Instant::now();
     root::make_dir(dir).map_err(StartError::Host)?;
     for name in ["upper", "work", "rootfs", "bundle", "empty"] {
         root::make_dir(&dir.join(name)).map_err(StartError::Host)?;
@@ -51,6 +55,7 @@ pub(super) fn join_layers(dir: &Path, spec: &ContainerSpec) -> Result<Joined, St
         Ok(rootfs) => Ok(Joined {
             rootfs,
             storage: Storage::Overlay,
+            mount: began.elapsed(),
             not_kept: Vec::new(),
         }),
         Err(why) => {
@@ -58,6 +63,7 @@ pub(super) fn join_layers(dir: &Path, spec: &ContainerSpec) -> Result<Joined, St
             Ok(Joined {
                 rootfs,
                 storage: Storage::Copy { why },
+                mount: began.elapsed(),
                 not_kept,
             })
         }
