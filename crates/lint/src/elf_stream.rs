@@ -212,8 +212,8 @@ impl Plan {
         // Where a segment that is only read comes first, and has more than the headers and these, the tables are in it,
         // and such a segment behind the code has constants. Go's linker begins with code, and has its tables behind the
         // constants.
-        let headers = header.e_phoff(endian).into()
-            + u64::from(header.e_phnum(endian)) * u64::from(header.e_phentsize(endian));
+        let headers = header.e_phoff(endian).into();
+        let headers = headers.saturating_add(size_of_val(segments) as u64);
         let first = segments.iter().find(loaded);
         let tables_first = first.is_some_and(|segment| {
             let end = range(segment).end;
@@ -231,14 +231,9 @@ impl Plan {
         let behind_tables = |segment: &H::ProgramHeader| {
             let range = range(segment);
             let start = range.start.saturating_add(TABLES);
-            let next_small = small
-                .iter()
-                .map(|one| one.start)
-                .filter(|one| *one >= start);
-            start
-                ..next_small
-                    .min()
-                    .map_or(range.end, |next| next.min(range.end))
+            let ahead = small.iter().filter(|one| one.end > start);
+            let next_small = ahead.map(|one| one.start.max(start)).min();
+            start..next_small.unwrap_or(u64::MAX).min(range.end)
         };
         let mut bulk: Vec<_> = bulk.collect();
         if bulk.len() > MAX_BULK {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -41,6 +42,9 @@ impl Cost {
 
 /// Runs a command that must succeed; its standard output beside what it cost. `daemon` works for it.
 pub(crate) fn measure(command: &mut Command, daemon: Option<u32>) -> Result<(Vec<u8>, Cost)> {
+    if !Path::new("/proc/thread-self/children").exists() {
+        return Err("this kernel tells of nobody's children (CONFIG_PROC_CHILDREN): nothing can be measured".into());
+    }
     let name = command.get_program().to_string_lossy().into_owned();
     let before = own_children() + daemon.map_or(Duration::ZERO, tree);
     if let Some(daemon) = daemon {

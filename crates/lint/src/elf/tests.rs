@@ -183,12 +183,20 @@ fn constants_behind_code_are_left_out_where_tables_come_first() {
     }
 }
 
+/// Where the constants of [`cpu_level_with_note`] begin.
+const CONSTANTS: u64 = 0x2000;
+
 /// Linkers of 2026 put the note that tells of the processor behind the constants.
 #[test]
 fn a_note_behind_constants_is_found() {
+    // The second begins within what is kept of the constants and ends behind it.
+    for at in [CONSTANTS + (3 << 20), CONSTANTS + (1 << 20) - 16] {
+        assert_eq!(cpu_level_with_note(at), Some(3), "{at:#x}");
+    }
+}
+
+fn cpu_level_with_note(at: u64) -> Option<u8> {
     const CODE: u64 = 0x1000;
-    const CONSTANTS: u64 = 0x2000;
-    const NOTE: u64 = CONSTANTS + (3 << 20);
     // x86-64-v3 is needed (System V ABI, AMD64 supplement, "Program Property").
     let note: Vec<u8> = [4_u32, 16, 5, 0x0055_4e47, 0xc000_8002, 4, 4, 0]
         .iter()
@@ -198,13 +206,23 @@ fn a_note_behind_constants_is_found() {
     let mut bytes = headers(&[
         program_header(1, 4, 0, CODE),
         program_header(1, 5, CODE, CONSTANTS - CODE),
-        program_header(1, 4, CONSTANTS, NOTE + length - CONSTANTS),
-        program_header(4, 4, NOTE, length),
+        program_header(1, 4, CONSTANTS, at + length - CONSTANTS),
+        program_header(4, 4, at, length),
         program_header(2, 6, 0x400, 16),
     ]);
-    bytes.resize(usize::try_from(NOTE).unwrap(), 0);
+    bytes.resize(usize::try_from(at).unwrap(), 0);
     bytes.extend(&note);
-    assert_eq!(read(&bytes).unwrap().cpu_level, Some(3));
+    read(&bytes).unwrap().cpu_level
+}
+
+/// More program headers than `e_phnum` can say are counted in the first section header, which may say none.
+#[test]
+fn headers_at_the_end_of_all_numbers_are_no_panic() {
+    let mut bytes = headers(&[]);
+    bytes[32..40].copy_from_slice(&u64::MAX.to_le_bytes());
+    bytes[40..48].copy_from_slice(&0x100_u64.to_le_bytes());
+    bytes[54..60].copy_from_slice(&[56, 0, 0xff, 0xff, 64, 0]);
+    let _ = read(&bytes);
 }
 
 #[test]
